@@ -1,0 +1,1 @@
+//! PCI functions as sysfs shows them.
