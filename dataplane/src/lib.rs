@@ -1,1 +1,20 @@
-//! x
+//! The datapath: buffers, bursts, queues, workers, counters, capture and traffic generation.
+//!
+//! It knows no register. A NIC driver implements [`RxQueue`] and [`TxQueue`]; an application moves
+//! [`Burst`]s of [`Mbuf`]s between them on a [`worker`].
+//!
+//! The hot path (everything called once a burst or once a packet) has no lock, allocation, log, panic
+//! or `Result`: it returns counts, and what it drops has a name in [`counters`].
+
+pub mod burst;
+pub mod counters;
+pub mod mbuf;
+pub mod mempool;
+pub mod queue;
+mod sync;
+
+pub use burst::{Burst, MAX_BURST};
+pub use counters::{Counter, Drop, QueueCounters};
+pub use mbuf::{Mbuf, RxFlags, TxOffload};
+pub use mempool::{Mempool, PoolCache, PoolConfig};
+pub use queue::{RxQueue, TxQueue};
