@@ -52,18 +52,15 @@ impl Burst {
         Some(unsafe { self.mbufs[self.len].assume_init_read() })
     }
 
-    /// Takes the first `n` (or all there are) out, calling `take` for each in order.
+    /// Takes the first `n` (or all there are) out, in order; what the iterator is not asked for is dropped.
     #[inline]
-    pub fn drain_front(&mut self, n: usize, mut take: impl FnMut(Mbuf)) {
+    pub fn drain_front(&mut self, n: usize) -> Front<'_> {
         let n = n.min(self.len);
         let rest = self.len - n;
-        // Nothing is owned by the burst while `take` runs: should it panic, buffers leak, none is freed twice.
+        // The burst owns nothing while the iterator lives: should that leak, buffers leak, none is freed
+        // twice.
         self.len = 0;
-        for place in &self.mbufs[..n] {
-            // SAFETY: initialised, and read once: `len` does not cover it any more.
-            take(unsafe { place.assume_init_read() });
-        }
-        self.close_gap(n, rest);
+        Front { burst: self, at: 0, n, rest }
     }
 
     /// Appends `n` buffers that `fill` writes as a slice; nothing where there is less room.
@@ -99,6 +96,41 @@ impl Burst {
     }
 }
 
+/// The buffers that [`Burst::drain_front`] takes out.
+pub struct Front<'a> {
+    burst: &'a mut Burst,
+    at: usize,
+    n: usize,
+    rest: usize,
+}
+
+impl Iterator for Front<'_> {
+    type Item = Mbuf;
+
+    #[inline]
+    fn next(&mut self) -> Option<Mbuf> {
+        let place = self.burst.mbufs[..self.n].get(self.at)?;
+        self.at += 1;
+        // SAFETY: initialised, and read once: `at` has moved on.
+        Some(unsafe { place.assume_init_read() })
+    }
+
+    #[inline]
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.n - self.at, Some(self.n - self.at))
+    }
+}
+
+impl ExactSizeIterator for Front<'_> {}
+
+impl Drop for Front<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.by_ref().for_each(drop);
+        self.burst.close_gap(self.n, self.rest);
+    }
+}
+
 impl Default for Burst {
     fn default() -> Self {
         Self::new()
@@ -124,6 +156,6 @@ impl DerefMut for Burst {
 
 impl Drop for Burst {
     fn drop(&mut self) {
-        self.drain_front(MAX_BURST, drop);
+        drop(self.drain_front(MAX_BURST));
     }
 }

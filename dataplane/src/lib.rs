@@ -12,9 +12,11 @@ pub mod mbuf;
 pub mod mempool;
 pub mod queue;
 mod sync;
+pub mod worker;
 
 pub use burst::{Burst, MAX_BURST};
 pub use counters::{Counter, Drop, QueueCounters};
 pub use mbuf::{Mbuf, RxFlags, TxOffload};
 pub use mempool::{Mempool, PoolCache, PoolConfig};
-pub use queue::{RxQueue, TxQueue};
+pub use queue::{RxInterrupt, RxQueue, TxQueue};
+pub use worker::{Idle, Task, Worker};

@@ -331,6 +331,12 @@ impl Mbuf {
         self.header().port
     }
 
+    /// For drivers: the port it was received on.
+    #[inline]
+    pub fn set_port(&mut self, port: u16) {
+        self.header_mut().port = port;
+    }
+
     /// For drivers: what the NIC found out.
     #[inline]
     pub fn set_rx(&mut self, flags: RxFlags, rss_hash: u32, vlan: u16, port: u16) {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use pci::Interrupt;
+
 use crate::{Burst, PoolCache, QueueCounters};
 
 /// Receives. One core polls it at a time.
@@ -31,4 +33,13 @@ pub trait TxQueue: Send {
 
     /// Its counters, to read from any thread.
     fn counters(&self) -> &Arc<QueueCounters>;
+}
+
+/// Wakes a core that sleeps until a queue receives.
+pub struct RxInterrupt {
+    /// The vector to wait for.
+    pub vector: Interrupt,
+    /// Asks the device for one interrupt at the next frame. Poll once more after it and before sleeping:
+    /// a frame that came in before fires none.
+    pub arm: Box<dyn Fn() + Send>,
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+pub use dataplane::RxInterrupt;
 use dataplane::{Burst, PoolCache, QueueCounters, RxQueue, TxQueue};
-use pci::Interrupt;
 
 use crate::{igb, loopback, null};
 
@@ -17,15 +17,6 @@ pub struct QueuePair {
     pub tx: Tx,
     /// Fires when frames arrive, where the port was started with `rx_interrupts`.
     pub interrupt: Option<RxInterrupt>,
-}
-
-/// Wakes a core that waits for frames.
-pub struct RxInterrupt {
-    /// The vector to wait for.
-    pub vector: Interrupt,
-    /// Asks the device for one interrupt at the next frame. Call it before the last poll before sleeping:
-    /// a frame that came in between then fires it.
-    pub arm: Box<dyn Fn() + Send>,
 }
 
 macro_rules! families {

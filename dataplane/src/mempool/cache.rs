@@ -96,7 +96,7 @@ impl PoolCache {
     pub fn give_burst(&mut self, burst: &mut Burst, n: usize) {
         let n = n.min(burst.len());
         if !burst[..n].iter().fold(true, |all, mbuf| all & self.is_simple(mbuf)) {
-            burst.drain_front(n, |mbuf| self.give(mbuf));
+            burst.drain_front(n).for_each(|mbuf| self.give(mbuf));
             return;
         }
         if self.len + n > ROOM {

@@ -161,7 +161,7 @@ proptest! {
                 Step::Take(n) => {
                     cache.take_burst(&mut burst, n);
                     burst.iter_mut().for_each(Mbuf::reset);
-                    burst.drain_front(MAX_BURST, |m| held.push(m));
+                    held.extend(burst.drain_front(MAX_BURST));
                 }
                 Step::GiveBurst(n) => {
                     let n = n.min(held.len()).min(MAX_BURST);

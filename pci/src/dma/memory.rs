@@ -50,6 +50,9 @@ pub enum Sharing {
 enum Pages {
     /// Private huge pages, from hugepage-rs.
     HugePrivate(Layout),
+    /// The heap, where no memory file is to be had: under Miri.
+    #[cfg(miri)]
+    Heap(Layout),
     /// A memory file: shared pools, and every pool of 4 KiB pages.
     File { fd: OwnedFd, _map: MmapRaw },
     /// Part of memory that somebody else keeps mapped.
@@ -110,7 +113,19 @@ impl HostMemory {
             .max(1)
             .checked_next_multiple_of(page.bytes())
             .ok_or(Error::DmaMemory { len, remedy: "ask for less than the address space" })?;
+        #[cfg(miri)]
+        return Self::heap(len);
+        #[cfg(not(miri))]
         Self::file(len, page)
+    }
+
+    #[cfg(miri)]
+    fn heap(len: usize) -> Result<Self> {
+        let none = Error::DmaMemory { len, remedy: "ask for less" };
+        let Ok(layout) = Layout::from_size_align(len, PageSize::Small4K.bytes()) else { return Err(none) };
+        // SAFETY: the size is at least one page.
+        let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or(none)?;
+        Ok(Self { base, len, page: PageSize::Small4K, pages: Pages::Heap(layout) })
     }
 
     fn file(len: usize, page: PageSize) -> Result<Self> {
@@ -180,12 +195,19 @@ impl HostMemory {
         match &self.pages {
             Pages::File { fd, .. } => Some(fd.as_fd()),
             Pages::HugePrivate(_) | Pages::Borrowed(_) => None,
+            #[cfg(miri)]
+            Pages::Heap(_) => None,
         }
     }
 }
 
 impl Drop for HostMemory {
     fn drop(&mut self) {
+        #[cfg(miri)]
+        if let Pages::Heap(layout) = self.pages {
+            // SAFETY: allocated with this very layout, and freed only here.
+            unsafe { std::alloc::dealloc(self.base.as_ptr(), layout) };
+        }
         if let Pages::HugePrivate(layout) = self.pages {
             // SAFETY: allocated by `hugepage_rs::alloc` with this very layout, and freed only here.
             unsafe { hugepage_rs::dealloc(self.base.as_ptr(), layout) };
