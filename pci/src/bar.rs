@@ -80,8 +80,8 @@ impl Bar {
             return u32::MAX;
         }
         match &self.access {
-            // SAFETY: in bounds and aligned (checked above), and mapped while `_keep` lives.
             Access::Mapped { base, .. } => {
+                // SAFETY: in bounds and aligned (checked above), and mapped while `_keep` lives.
                 u32::from_le(unsafe { base.as_ptr().add(offset).cast::<u32>().read_volatile() })
             }
             Access::Trapped(io) => io.read32(offset),

@@ -61,6 +61,57 @@ pub enum Error {
         /// Its IOMMU group.
         group: u32,
     },
+    /// The kernel's VFIO is not there.
+    #[error("VFIO is not available ({path} cannot be opened): `modprobe vfio-pci`", path = path.display())]
+    NoVfio {
+        /// What is missing.
+        path: PathBuf,
+    },
+    /// The platform cannot keep one device's interrupts from another's, so the kernel refuses.
+    #[error(
+        "{bdf}: the IOMMU does not remap interrupts, so VFIO refuses it: enable interrupt remapping in the firmware or, where you trust the device, `echo Y > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts`"
+    )]
+    UnsafeInterrupts {
+        /// The function.
+        bdf: Bdf,
+    },
+    /// This process has the function open already.
+    #[error("{bdf}: already open in this process: use that handle, or drop it first")]
+    AlreadyOpen {
+        /// The function.
+        bdf: Bdf,
+    },
+    /// A driver did not take the function; the one it had before has it again, where there was one.
+    #[error("{bdf}: {driver} did not take it ({why}); `dmesg | grep {bdf}` may say more")]
+    BindFailed {
+        /// The function.
+        bdf: Bdf,
+        /// The driver it was to get.
+        driver: String,
+        /// What the kernel said, and what became of the function.
+        why: String,
+    },
+    /// More VFs were asked for than there are.
+    #[error("{bdf}: {wanted} VFs asked for, it has {total}: ask for at most that many")]
+    NumVfs {
+        /// The physical function.
+        bdf: Bdf,
+        /// How many were asked for.
+        wanted: u16,
+        /// How many there can be.
+        total: u16,
+    },
+    /// The function's driver enables no VFs.
+    #[error(
+        "{bdf}: its driver ({}) enables no VFs: for vfio-pci, `echo Y > /sys/module/vfio_pci/parameters/enable_sriov`",
+        driver.as_deref().unwrap_or("none")
+    )]
+    SriovDisabled {
+        /// The physical function.
+        bdf: Bdf,
+        /// The driver it has now.
+        driver: Option<String>,
+    },
     /// A device node may not be opened by this user.
     #[error("{path}: permission denied: run as root, or give your user read and write access to it", path = path.display())]
     Permission {
@@ -72,6 +123,12 @@ pub enum Error {
     VfToken {
         /// The VF.
         bdf: Bdf,
+    },
+    /// The text is no VF token.
+    #[error("'{text}' is no VF token: give a UUID, as `uuidgen` prints it")]
+    MalformedToken {
+        /// What was given.
+        text: String,
     },
     /// A system call failed.
     #[error("{what}: {source}")]
@@ -137,6 +194,14 @@ pub enum Error {
     )]
     LockedMemory {
         /// How much was asked for.
+        len: usize,
+    },
+    /// The kernel's limit of DMA mappings per container is reached.
+    #[error(
+        "no more DMA mappings for {len} bytes: use fewer, larger pieces, or raise `/sys/module/vfio_iommu_type1/parameters/dma_entry_limit`"
+    )]
+    DmaMappings {
+        /// How much was to be mapped.
         len: usize,
     },
     /// The function refuses a reset.

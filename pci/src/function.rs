@@ -18,6 +18,19 @@ pub struct Ids {
     pub revision: u8,
 }
 
+/// What the kernel has to tell the owner of a function, outside of the function's own interrupts.
+///
+/// [`Interrupt::vector`] means nothing here.
+#[derive(Debug)]
+pub struct Notices {
+    /// Fires, again and again, while the kernel wants the function back: it is being unplugged, or taken
+    /// from its driver. Stop using it and drop it; the kernel waits until then.
+    pub removal: Interrupt,
+    /// Fires when PCI Express reported an uncorrectable error: registers and DMA are not to be trusted
+    /// until a reset.
+    pub error: Interrupt,
+}
+
 /// One PCI function, owned by this process.
 ///
 /// Dropping it quiesces the function: interrupts are released, bus mastering is off.
@@ -66,6 +79,11 @@ pub trait Function: Send + Sync {
     /// # Errors
     /// [`Error::NoReset`] where the function has none.
     fn reset(&self) -> Result<()>;
+
+    /// The kernel's notices, where the backend has any.
+    fn notices(&self) -> Option<&Notices> {
+        None
+    }
 
     /// Vendor, device, class and revision.
     ///

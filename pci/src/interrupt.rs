@@ -100,6 +100,7 @@ pub fn wait_any(interrupts: &[&Interrupt], timeout: Duration) -> Result<bool> {
 }
 
 /// Fires a vector's eventfd, as the kernel does: for backends whose device signals otherwise.
+#[cfg(any(test, feature = "qtest"))]
 pub(crate) fn fire(event: BorrowedFd<'_>) {
     let one = 1u64;
     // SAFETY: writes the 8 bytes of `one`. A full counter (EAGAIN) loses nothing: it is readable.

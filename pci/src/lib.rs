@@ -26,5 +26,5 @@ pub use bar::{Bar, RegisterIo};
 pub use bdf::Bdf;
 pub use dma::{DmaMemory, IommuDomain, IovaSpace, PageSize, Sharing};
 pub use error::{Error, Result};
-pub use function::{Function, Ids};
+pub use function::{Function, Ids, Notices};
 pub use interrupt::Interrupt;

@@ -98,6 +98,11 @@ impl IovaSpace {
         Ok(())
     }
 
+    /// From now on gives out addresses in `ranges` only: a domain came to translate less.
+    pub fn restrict(&self, ranges: &[RangeInclusive<u64>]) {
+        self.lock().free.restrict(ranges);
+    }
+
     /// Detaches a domain: nothing stays mapped in it.
     pub fn detach(&self, domain: &Arc<dyn IommuDomain>) {
         let mut state = self.lock();
@@ -113,7 +118,7 @@ impl IovaSpace {
     /// [`Error::DmaMemory`], [`Error::IovaExhausted`], or a domain's own; nothing is left behind.
     pub fn allocate(self: &Arc<Self>, len: usize, sharing: Sharing) -> Result<DmaMemory> {
         let (iova, memory) = match &self.arena {
-            Some(arena) => self.from_arena(arena, len)?,
+            Some(arena) => self.carve(arena, len)?,
             None => {
                 let memory = HostMemory::allocate(len, sharing)?;
                 (self.take(memory.len(), memory.page().bytes())?, memory)
@@ -150,7 +155,7 @@ impl IovaSpace {
         self.lock().free.take(len as u64, align as u64).ok_or_else(exhausted)
     }
 
-    fn from_arena(&self, arena: &Arena, len: usize) -> Result<(u64, HostMemory)> {
+    fn carve(&self, arena: &Arena, len: usize) -> Result<(u64, HostMemory)> {
         let page = PageSize::Small4K.bytes();
         let len = len.max(1).next_multiple_of(page);
         let iova = self.take(len, page)?;
@@ -170,9 +175,8 @@ impl IovaSpace {
         let mapping = state.mappings.swap_remove(at);
         let len = mapping.memory.len();
         // A domain that refuses to unmap keeps the range: handing it out again could reach old memory.
-        let unmapped =
-            state.domains.iter().map(|d| d.unmap(iova, len).is_ok()).fold(true, |all, ok| all && ok);
-        if unmapped {
+        let refusals = state.domains.iter().filter(|d| d.unmap(iova, len).is_err()).count();
+        if refusals == 0 {
             state.free.release(iova, len as u64);
         }
     }
