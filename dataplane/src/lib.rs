@@ -7,7 +7,9 @@
 //! or `Result`: it returns counts, and what it drops has a name in [`counters`].
 
 pub mod burst;
+pub mod capture;
 pub mod counters;
+pub mod generator;
 pub mod mbuf;
 pub mod mempool;
 pub mod queue;

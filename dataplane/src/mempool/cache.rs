@@ -65,6 +65,17 @@ impl PoolCache {
         }
         let n = n.min(self.len);
         let from = self.len - n;
+        // One by one is common where latency counts, and there a call of memcpy is most of the work.
+        if n == 1 {
+            // SAFETY: initialised, and given up by lowering `len`; the closure writes its one place.
+            unsafe {
+                burst.extend_with(1, |places| {
+                    places[0].write(self.mbufs.get_unchecked(from).assume_init_read());
+                });
+            }
+            self.len = from;
+            return 1;
+        }
         // SAFETY: `from..len` is initialised and given up by lowering `len`; the closure writes every
         // place, since both slices have `n`.
         unsafe {
@@ -95,6 +106,10 @@ impl PoolCache {
     #[inline]
     pub fn give_burst(&mut self, burst: &mut Burst, n: usize) {
         let n = n.min(burst.len());
+        if n == 1 {
+            burst.drain_front(1).for_each(|mbuf| self.give(mbuf));
+            return;
+        }
         if !burst[..n].iter().fold(true, |all, mbuf| all & self.is_simple(mbuf)) {
             burst.drain_front(n).for_each(|mbuf| self.give(mbuf));
             return;
