@@ -36,7 +36,9 @@ pub enum Error {
         millis: u64,
     },
     /// The device was removed.
-    #[error("{bdf}: the device is gone (reads return all ones): reseat it or rescan the bus, then open it again")]
+    #[error(
+        "{bdf}: the device is gone (reads return all ones): reseat it or rescan the bus, then open it again"
+    )]
     Removed {
         /// The function.
         bdf: Bdf,

@@ -21,7 +21,10 @@ pub fn open(queues: u16, depth: usize) -> Vec<QueuePair> {
 /// A sending and a receiving end: what goes in at one comes out at the other, on the same core or another.
 pub fn ring(depth: usize) -> (LoopTx, LoopRx) {
     let (producer, consumer) = RingBuffer::new(depth);
-    (LoopTx { ring: producer, depth, counters: Arc::default() }, LoopRx { ring: consumer, counters: Arc::default() })
+    (
+        LoopTx { ring: producer, depth, counters: Arc::default() },
+        LoopRx { ring: consumer, counters: Arc::default() },
+    )
 }
 
 /// The receiving end.
