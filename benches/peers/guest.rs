@@ -91,8 +91,8 @@ fn ours(pktgen: &Path, case: Case, core: usize, duration: Duration) -> Result<f6
         .output()?;
     let totals: serde_json::Value = serde_json::from_slice(&output.stdout)
         .map_err(|e| format!("pktgen's totals: {e}: {}", String::from_utf8_lossy(&output.stdout)))?;
-    let frames = if case.work == Work::Rxonly { "rx_pps" } else { "tx_pps" };
-    totals[frames].as_f64().ok_or_else(|| format!("pktgen's totals have no {frames}: {totals}").into())
+    let direction = if case.work == Work::Rxonly { "rx" } else { "tx" };
+    totals[direction]["pps"].as_f64().ok_or_else(|| format!("pktgen's totals have no {direction}: {totals}").into())
 }
 
 fn generator(pktgen: &Path, port: &str, case: Case, core: usize) -> Command {
@@ -100,6 +100,10 @@ fn generator(pktgen: &Path, port: &str, case: Case, core: usize) -> Command {
     let mut command = Command::new(pktgen);
     command.args(["--device", port, "--mode", mode, "--size", "68", "--burst", &case.burst.to_string()]);
     command.args(["--cores", &core.to_string(), "--json"]);
+    // As testpmd does.
+    if mode == "rx" {
+        command.arg("--promiscuous");
+    }
     command
 }
 

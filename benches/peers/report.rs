@@ -89,11 +89,11 @@ impl Report {
         );
         for (n, row) in self.rows.iter().enumerate() {
             let y = 52 + 22 * n;
-            let _ = write!(
+            let _ = writeln!(
                 svg,
                 "<text x='10' y='{ty}'>{} {}</text><rect x='110' y='{y}' width='{w:.1}' height='14' fill='#3b7dd8'/>\
                  <line x1='{a:.1}' x2='{b:.1}' y1='{m}' y2='{m}' stroke='black'/>\
-                 <text x='{tx:.1}' y='{ty}'>{r:.2}</text>\n",
+                 <text x='{tx:.1}' y='{ty}'>{r:.2}</text>",
                 row.work,
                 row.burst,
                 ty = y + 12,

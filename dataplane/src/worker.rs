@@ -47,7 +47,9 @@ const NAP: Duration = Duration::from_micros(100);
 #[non_exhaustive]
 pub enum WorkerError {
     /// The core is not there, or not allowed to this process.
-    #[error("worker '{name}': core {core} cannot be used ({source}): `nproc` and `taskset -p $$` show which can")]
+    #[error(
+        "worker '{name}': core {core} cannot be used ({source}): `nproc` and `taskset -p $$` show which can"
+    )]
     Core {
         /// The worker.
         name: String,

@@ -66,7 +66,7 @@ impl Bench {
         assert_eq!(tx.counters().dropped_total(), 0, "{:?}", tx.counters().drops().collect::<Vec<_>>());
     }
 
-    fn from_wire(&self) -> Vec<u8> {
+    fn next_on_wire(&self) -> Vec<u8> {
         self.wire.recv(PATIENCE).unwrap().expect("a frame on the wire")
     }
 
@@ -75,7 +75,7 @@ impl Bench {
         let mut mbuf = self.mbuf(bytes);
         mbuf.set_offload(offload, vlan);
         self.post(0, mbuf);
-        (0..frames).map(|_| self.from_wire()).collect()
+        (0..frames).map(|_| self.next_on_wire()).collect()
     }
 
     /// The next `n` frames, from whichever queue.
@@ -163,7 +163,7 @@ fn rings_wrap_many_times_in_both_directions() {
         }
         assert_eq!(b.pairs[0].tx.post(&mut b.cache, &mut burst), count);
         for bytes in &frames {
-            assert_eq!(&b.from_wire(), bytes);
+            assert_eq!(&b.next_on_wire(), bytes);
         }
         frames.iter().for_each(|bytes| b.wire.send(bytes).unwrap());
         let received: Vec<_> = b.receive(count).into_iter().map(|(_, mbuf)| mbuf.to_vec()).collect();
@@ -335,7 +335,7 @@ fn vlan_tags_are_inserted_and_stripped() {
         let plain = frame(vlan, 200);
         let mut tagged = plain.clone();
         tagged.splice(12..12, [0x81, 0, (vlan >> 8) as u8, vlan as u8]);
-        assert_eq!(b.through(&plain, tag, vlan as u16, 1), [tagged.clone()]);
+        assert_eq!(b.through(&plain, tag, vlan as u16, 1), std::slice::from_ref(&tagged));
         b.wire.send(&tagged).unwrap();
         let received = b.receive(1).remove(0).1;
         assert_eq!((received.to_vec(), usize::from(received.vlan())), (plain, vlan));
@@ -372,7 +372,7 @@ fn sixteen_queues_send_and_receive() {
             let sent = frame(round * 16 + queue, 300);
             let mbuf = b.mbuf(&sent);
             b.post(queue, mbuf);
-            assert_eq!(b.from_wire(), sent, "queue {queue}");
+            assert_eq!(b.next_on_wire(), sent, "queue {queue}");
         }
     }
     let (mut used, mut flows) = ([0; 16], Vec::new());
@@ -429,7 +429,7 @@ fn a_recovery_under_traffic_loses_nothing_but_what_was_in_the_rings() {
     for round in 0..3 {
         for n in 0..5 {
             let sent = frame(round * 5 + n, 100);
-            assert_eq!(b.through(&sent, TxOffload::NONE, 0, 1), [sent.clone()]);
+            assert_eq!(b.through(&sent, TxOffload::NONE, 0, 1), std::slice::from_ref(&sent));
             b.wire.send(&sent).unwrap();
             assert_eq!(b.receive(1)[0].1.to_vec(), sent);
         }

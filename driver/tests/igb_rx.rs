@@ -188,6 +188,22 @@ fn lengths_that_cannot_be_are_dropped_and_the_buffer_serves_on() {
 }
 
 #[test]
+fn a_part_longer_than_its_buffer_takes_the_whole_frame_down() {
+    for len in [0u64, 2049, 8000] {
+        let mut b = bench_with(rx_config(32, 2048, 9022), 128);
+        assert!(b.side.complete(0, 1 | 2048 << 32));
+        assert!(b.side.complete(0, 1 | len << 32));
+        assert!(b.side.complete(0, 3 | 10 << 32));
+        b.expect_drop(Reason::BadCompletion);
+        b.expect_service();
+        // The same as a frame of its own.
+        assert!(b.side.complete(0, 3 | len << 32));
+        b.expect_drop(Reason::BadCompletion);
+        b.finish();
+    }
+}
+
+#[test]
 fn a_receive_error_is_the_devices() {
     let mut b = bench(32, 64);
     assert!(b.side.deliver(&frame(0, 100), RXE, None, 0));
@@ -419,6 +435,21 @@ fn a_dropped_queue_stops_its_hardware_or_gives_its_memory_up() {
     assert!(stuck.memory.is_mapped(side.ring_iova()));
     assert_eq!(pool.available(), 32);
     drop(nic);
+}
+
+#[test]
+fn starting_twice_stops_in_between() {
+    let mut b = bench(32, 64);
+    assert!(b.side.deliver_plain(&frame(0, 100)));
+    b.rx.start(&mut b.cache).unwrap();
+    assert_eq!(b.dropped(Reason::RxFlushed), 1);
+    b.side.reset();
+    b.expect_service();
+    b.nic.registers.refuse_disable.store(true, Ordering::Relaxed);
+    assert!(matches!(b.rx.start(&mut b.cache), Err(driver::Error::Timeout { .. })));
+    // Nothing was taken from the device, which goes on.
+    b.expect_service();
+    b.finish();
 }
 
 #[test]

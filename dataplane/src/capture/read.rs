@@ -153,7 +153,8 @@ impl<'a> Packets<'a> {
         let kind = self.order.u32(rest, 0).ok_or(None)?;
         let len = self.order.u32(rest, 4).ok_or(None)? as usize;
         if len < 12 || !len.is_multiple_of(4) {
-            let what = format!("a block of {len} bytes: the file is damaged; `editcap` may save what is before");
+            let what =
+                format!("a block of {len} bytes: the file is damaged; `editcap` may save what is before");
             return Err(Some((start + 4, what)));
         }
         let block = rest.get(..len).ok_or(None)?;
@@ -178,7 +179,12 @@ impl<'a> Packets<'a> {
         self.order.big = match rest.get(8..12).ok_or(None)? {
             [0x1a, 0x2b, 0x3c, 0x4d] => true,
             [0x4d, 0x3c, 0x2b, 0x1a] => false,
-            _ => return Err(Some((start + 8, "a section of no known byte order: the file is damaged".to_owned()))),
+            _ => {
+                return Err(Some((
+                    start + 8,
+                    "a section of no known byte order: the file is damaged".to_owned(),
+                )));
+            }
         };
         if let Format::Pcapng { interfaces } = &mut self.format {
             interfaces.clear();
@@ -217,7 +223,8 @@ impl<'a> Packets<'a> {
         };
         let Some(number) = number else { return Ok(None) };
         let Some(interface) = interfaces.get(number as usize) else {
-            let what = format!("a packet of interface {number}, which was never described: the file is damaged");
+            let what =
+                format!("a packet of interface {number}, which was never described: the file is damaged");
             return Err(Some((start + 8, what)));
         };
         if interface.link != pcapng::ETHERNET {
@@ -227,7 +234,13 @@ impl<'a> Packets<'a> {
         Ok(self.packet_body(kind, body, number, interface))
     }
 
-    fn packet_body(&self, kind: u32, body: &'a [u8], number: u32, interface: &Interface) -> Option<Packet<'a>> {
+    fn packet_body(
+        &self,
+        kind: u32,
+        body: &'a [u8],
+        number: u32,
+        interface: &Interface,
+    ) -> Option<Packet<'a>> {
         if kind == pcapng::SIMPLE_PACKET {
             let len = self.order.u32(body, 0)?;
             let snap = if interface.snap == 0 { u32::MAX } else { interface.snap };

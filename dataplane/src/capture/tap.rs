@@ -51,7 +51,9 @@ impl Tap {
         let total = pending.end(pending.fitted);
         let ticks = self.clock.now();
         let snap = self.snap;
-        if total > 0 && let Ok(mut chunk) = self.ring.write_chunk(total) {
+        if total > 0
+            && let Ok(mut chunk) = self.ring.write_chunk(total)
+        {
             let (first, second) = chunk.as_mut_slices();
             let mut cursor = Cursor { first, second };
             for mbuf in frames.iter().take(pending.fitted) {
@@ -65,13 +67,28 @@ impl Tap {
     }
 
     /// Copies all of `frames`.
-    #[inline]
+    #[inline(never)]
     fn copy(&mut self, frames: &[Mbuf]) {
         if frames.is_empty() {
             return;
         }
         let (fitted, bytes) = self.write(frames).commit(frames.len());
         self.count(frames.len(), fitted, bytes);
+    }
+
+    /// Posts to `queue`, and captures what it takes.
+    #[inline(never)]
+    fn post(&mut self, queue: &mut impl TxQueue, pool: &mut PoolCache, burst: &mut Burst) -> usize {
+        if burst.is_empty() {
+            return queue.post(pool, burst);
+        }
+        // Copied before: what the queue takes is the device's from then on. Handed over after: only so
+        // many are captured as were taken.
+        let pending = self.write(burst);
+        let taken = queue.post(pool, burst);
+        let (fitted, bytes) = pending.commit(taken);
+        self.count(taken, fitted, bytes);
+        taken
     }
 
     fn count(&self, frames: usize, fitted: usize, bytes: usize) {
@@ -179,17 +196,10 @@ impl<Q: TxQueue> TxQueue for Captured<Q> {
     /// Captures what the queue takes, frames among them that it drops.
     #[inline]
     fn post(&mut self, pool: &mut PoolCache, burst: &mut Burst) -> usize {
-        let Some(tap) = &mut self.tap else { return self.queue.post(pool, burst) };
-        if burst.is_empty() {
-            return self.queue.post(pool, burst);
+        match &mut self.tap {
+            None => self.queue.post(pool, burst),
+            Some(tap) => tap.post(&mut self.queue, pool, burst),
         }
-        // Copied before: what the queue takes is the device's from then on. Handed over after: only so
-        // many are captured as were taken.
-        let pending = tap.write(burst);
-        let taken = self.queue.post(pool, burst);
-        let (fitted, bytes) = pending.commit(taken);
-        tap.count(taken, fitted, bytes);
-        taken
     }
 
     fn reap(&mut self, pool: &mut PoolCache) -> usize {

@@ -182,7 +182,8 @@ fn what_the_ring_cannot_hold_is_counted_and_the_queue_goes_on() {
 
 #[test]
 fn a_file_that_cannot_be_made_or_written_is_named() {
-    let error = Capture::new("/nonexistent/x.pcapng", CaptureConfig::default()).start().map(|_| ()).unwrap_err();
+    let error =
+        Capture::new("/nonexistent/x.pcapng", CaptureConfig::default()).start().map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/x.pcapng"), "{error}");
     let mut capture = Capture::new("/dev/full", CaptureConfig::default());
     let queue = capture.interface("q");

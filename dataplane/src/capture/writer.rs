@@ -133,7 +133,8 @@ impl Capture {
             let path = path.clone();
             move |source| CaptureError::File { path, what, source }
         };
-        let mut out = BufWriter::with_capacity(1 << 18, File::create(&path).map_err(failed("cannot create"))?);
+        let mut out =
+            BufWriter::with_capacity(1 << 18, File::create(&path).map_err(failed("cannot create"))?);
         pcapng::write_header(&mut out, &names, config.snap.into()).map_err(failed("cannot write"))?;
         let stop = Arc::new(AtomicBool::new(false));
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -248,8 +249,13 @@ impl Writer {
         let since = record.ticks.wrapping_sub(ticks) as i64;
         let passed = self.clock.nanos(since.unsigned_abs());
         let nanos = if since < 0 { nanos.wrapping_sub(passed) } else { nanos.wrapping_add(passed) };
-        let frame =
-            Frame { interface: source.interface.0, direction: source.direction, nanos, len: record.len, data };
+        let frame = Frame {
+            interface: source.interface.0,
+            direction: source.direction,
+            nanos,
+            len: record.len,
+            data,
+        };
         pcapng::write_packet(&mut self.out, &frame)?;
         chunk.commit_all();
         self.summary.frames += 1;

@@ -60,7 +60,8 @@ impl Vary {
 
 impl fmt::Display for Vary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = Self::FIELDS.iter().filter(|(_, field, _)| self.any(*field)).map(|f| f.0).collect();
+        let names: Vec<_> =
+            Self::FIELDS.iter().filter(|(_, field, _)| self.any(*field)).map(|f| f.0).collect();
         f.write_str(&names.join(","))
     }
 }
@@ -112,8 +113,12 @@ impl Flows {
             return Ok(Self { count, vary });
         }
         Err(match most {
-            1 => format!("{count} flows, but no field varies: name some (src-ip, src-port, ...), or take 1 flow"),
-            _ => format!("{count} flows: {vary} tell 1 to {most} apart; let src-ip vary too for up to {MAX_FLOWS}"),
+            1 => format!(
+                "{count} flows, but no field varies: name some (src-ip, src-port, ...), or take 1 flow"
+            ),
+            _ => format!(
+                "{count} flows: {vary} tell 1 to {most} apart; let src-ip vary too for up to {MAX_FLOWS}"
+            ),
         })
     }
 
@@ -155,7 +160,9 @@ mod tests {
     fn as_many_flows_as_the_fields_tell_apart() {
         assert!(Flows::new(PORTS, Vary::SRC_PORT).is_ok() && Flows::new(1, Vary::none()).is_ok());
         assert!(Flows::new(MAX_FLOWS, Vary::SRC_IP.with(Vary::VLAN)).is_ok());
-        for (count, vary) in [(0, Vary::SRC_IP), (2, Vary::none()), (PORTS + 1, Vary::DST_PORT), (4095, Vary::VLAN)] {
+        for (count, vary) in
+            [(0, Vary::SRC_IP), (2, Vary::none()), (PORTS + 1, Vary::DST_PORT), (4095, Vary::VLAN)]
+        {
             assert!(Flows::new(count, vary).is_err(), "{count} {vary}");
         }
     }

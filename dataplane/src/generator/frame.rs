@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use super::checksum;
 use super::flows::{self, Flows, Vary};
 use super::probe::{PROBE_LEN, Probe};
+use crate::Mbuf;
 
 /// The network layer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,7 +68,7 @@ impl Default for FrameSpec {
 #[non_exhaustive]
 pub enum FrameError {
     /// Too short for its headers, or longer than frames are.
-    #[error("a frame of {len} bytes without FCS: {what} takes {least} to {most}")]
+    #[error("a frame of {len} bytes without FCS: {what} take {least} to {most}")]
     Length {
         /// Asked for.
         len: u16,
@@ -123,7 +124,7 @@ impl FrameSpec {
     }
 
     fn check(&self, probe: bool) -> Result<(), FrameError> {
-        let what = if probe { "headers and a stream's probe" } else { "these headers" };
+        let what = if probe { "these headers and a stream's probe" } else { "these headers" };
         let least = self.least_len(probe);
         match (least..=MOST).contains(&self.len) {
             true => Ok(()),
@@ -195,16 +196,12 @@ impl FrameSpec {
     }
 }
 
-/// A frame to copy, in whole blocks, and what to write over the copy.
+/// A frame to copy, and what to write over the copy.
 pub(super) struct Template {
-    /// The frame, padded to a whole number of blocks with zeros.
-    pub(super) blocks: Box<[[u8; BLOCK]]>,
+    frame: Box<[u8]>,
     pub(super) len: u16,
     patch: Patch,
 }
-
-/// Bytes copied at a time.
-pub(super) const BLOCK: usize = 64;
 
 /// Where the fields of a template are, and the sums of all that stays.
 #[derive(Clone, Copy)]
@@ -237,11 +234,24 @@ impl Template {
         if flows.vary.any(Vary::VLAN) && spec.vlan.is_none() {
             return Err(FrameError::NoVlan);
         }
-        let mut frame = spec.build()?;
+        let frame = spec.build()?;
         let patch = Patch::new(spec, &frame, flows.vary);
-        frame.resize(frame.len().next_multiple_of(BLOCK), 0);
-        let blocks = frame.as_chunks::<BLOCK>().0.into();
-        Ok(Self { blocks, len: spec.len, patch })
+        Ok(Self { frame: frame.into(), len: spec.len, patch })
+    }
+
+    /// Makes the buffer a copy of the frame, by copies of constant size: the last of them overlaps its
+    /// neighbour where the length is no multiple.
+    #[inline(always)]
+    pub(super) fn copy(&self, mbuf: &mut Mbuf) {
+        mbuf.received(self.len);
+        let place = mbuf.data_mut();
+        if self.frame.len() <= 64 {
+            copy_ends::<32>(&self.frame, place);
+        } else {
+            let blocks = self.frame.as_chunks::<64>().0;
+            place.as_chunks_mut::<64>().0.iter_mut().zip(blocks).for_each(|(to, from)| *to = *from);
+            copy_ends::<64>(&self.frame, place);
+        }
     }
 
     /// Writes the fields of flow `n` over a copy of the template, and the probe where there is one.
@@ -293,6 +303,17 @@ impl Template {
 fn put<const N: usize>(frame: &mut [u8], at: u16, bytes: [u8; N]) {
     if let Some(place) = frame.get_mut(usize::from(at)..).and_then(|rest| rest.first_chunk_mut()) {
         *place = bytes;
+    }
+}
+
+/// Copies the first and the last `N` bytes.
+#[inline(always)]
+fn copy_ends<const N: usize>(from: &[u8], to: &mut [u8]) {
+    if let (Some(from), Some(to)) = (from.first_chunk::<N>(), to.first_chunk_mut()) {
+        *to = *from;
+    }
+    if let (Some(from), Some(to)) = (from.last_chunk::<N>(), to.last_chunk_mut()) {
+        *to = *from;
     }
 }
 

@@ -176,7 +176,8 @@ impl Probe {
     /// Its part of a checksum.
     #[inline]
     pub(super) fn sum(&self) -> u64 {
-        let head = u64::from(self.magic.get()) + u64::from(self.stream.get()) + u64::from(self.ticks_high.get());
+        let head =
+            u64::from(self.magic.get()) + u64::from(self.stream.get()) + u64::from(self.ticks_high.get());
         head + checksum::wide(self.sequence.get()) + u64::from(self.ticks_low.get())
     }
 }

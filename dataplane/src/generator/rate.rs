@@ -137,7 +137,9 @@ mod tests {
 
     #[test]
     fn what_is_no_rate_is_told() {
-        for text in ["", "10", "mpps", "-1pps", "1e3pps", "0pps", "101%", "0%", "1..2gbps", "99999999999gbps", "+1%"] {
+        for text in
+            ["", "10", "mpps", "-1pps", "1e3pps", "0pps", "101%", "0%", "1..2gbps", "99999999999gbps", "+1%"]
+        {
             let error = text.parse::<Rate>().unwrap_err();
             assert!(error.contains(&format!("'{text}'")), "{error}");
         }

@@ -166,9 +166,13 @@ mod tests {
 
     #[test]
     fn frames_that_can_be_sent_are_kept_and_padded() {
-        let replay = parse(&[(&[7; 100], 100), (&[8; 20], 20), (&[9; 64], 1000), (&[1; 2000], 2000), (&[1; 5], 5)]);
+        let replay =
+            parse(&[(&[7; 100], 100), (&[8; 20], 20), (&[9; 64], 1000), (&[1; 2000], 2000), (&[1; 5], 5)]);
         let replay = replay.unwrap();
-        assert_eq!((replay.len(), replay.left_out(), replay.longest(), replay.mean_len()), (2, (1, 1), 100, 80));
+        assert_eq!(
+            (replay.len(), replay.left_out(), replay.longest(), replay.mean_len()),
+            (2, (1, 1), 100, 80)
+        );
         assert_eq!((&replay.bytes[..100], &replay.bytes[100..120]), (&[7; 100][..], &[8; 20][..]));
         assert_eq!(replay.bytes[120..], [0; 40]);
     }
@@ -176,7 +180,10 @@ mod tests {
     #[test]
     fn what_cannot_be_sent_is_told() {
         let error = parse(&[(&[9; 64], 1000), (&[1; 2000], 2000)]).map(|_| ()).unwrap_err().to_string();
-        assert!(error.contains("some.pcap") && error.contains("none of its 2") && error.contains("1514"), "{error}");
+        assert!(
+            error.contains("some.pcap") && error.contains("none of its 2") && error.contains("1514"),
+            "{error}"
+        );
         let mut file = pcap(&[(&[7; 100], 100)]);
         file.truncate(100);
         let error = Replay::parse(Path::new("some.pcap"), &file, 1514).map(|_| ()).unwrap_err().to_string();

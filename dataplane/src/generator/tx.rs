@@ -1,6 +1,6 @@
 //! [`TxGenerator`]: fills bursts.
 
-use super::frame::{BLOCK, FrameError, FrameSpec, Template};
+use super::frame::{FrameError, FrameSpec, Template};
 use super::{Flows, Probe, Replay};
 use crate::{Burst, Mbuf, PoolCache};
 
@@ -21,6 +21,8 @@ pub struct TxGenerator {
     flows: Flows,
     flow: u32,
     stream: Option<u16>,
+    /// Every frame has something written over its copy.
+    patched: bool,
     /// Place in the mix or the file.
     at: usize,
     frames: u64,
@@ -51,12 +53,12 @@ impl TxGenerator {
         let build = |spec: &&FrameSpec| Template::new(spec, flows, stream.is_some());
         let mut templates = specs.iter().map(build).collect::<Result<Vec<_>, _>>()?;
         let total: usize = mix.iter().map(|spec| usize::from(spec.len)).sum();
-        let longest = templates.iter().map(|t| t.blocks.len() * BLOCK).max().unwrap_or_default();
+        let longest = templates.iter().map(|t| t.len).max().unwrap_or_default();
         let source = match templates.pop() {
             Some(only) if templates.is_empty() => Source::One(only),
             last => Source::Mix(templates.into_iter().chain(last).collect(), order.into()),
         };
-        Ok(Self::over(source, flows, stream, (total / mix.len()) as u32, longest as u16))
+        Ok(Self::over(source, flows, stream, (total / mix.len()) as u32, longest))
     }
 
     /// The frames of a capture file, over and over.
@@ -66,7 +68,8 @@ impl TxGenerator {
     }
 
     fn over(source: Source, flows: Flows, stream: Option<u16>, mean_len: u32, room: u16) -> Self {
-        Self { source, flows, flow: 0, stream, at: 0, frames: 0, bytes: 0, mean_len, room }
+        let patched = stream.is_some() || flows.count > 1;
+        Self { source, flows, flow: 0, stream, patched, at: 0, frames: 0, bytes: 0, mean_len, room }
     }
 
     /// Frames made so far; the next probe's sequence number.
@@ -104,40 +107,46 @@ impl TxGenerator {
         if frames.first().is_some_and(|mbuf| mbuf.room() < self.room) {
             return Self::undo(pool, burst, got);
         }
-        let patched = self.stream.is_some() || self.flows.count > 1;
+        self.bytes += match &self.source {
+            Source::One(template) if !self.patched => {
+                frames.iter_mut().for_each(|mbuf| template.copy(mbuf));
+                got as u64 * u64::from(template.len)
+            }
+            _ => self.make(frames, now),
+        };
+        self.frames += got as u64;
+        got
+    }
+
+    /// Makes frames that differ; returns their bytes.
+    // Apart, so that the code for frames that are all the same stays small.
+    #[inline(never)]
+    fn make(&mut self, frames: &mut [Mbuf], now: u64) -> u64 {
+        let mut maker = Maker::new(self.flows, self.flow, self.stream, self.frames, now);
         let mut bytes = 0;
-        match (&self.source, patched) {
-            (Source::One(template), false) => {
-                frames.iter_mut().for_each(|mbuf| copy(mbuf, template));
-                bytes = got as u64 * u64::from(template.len);
-            }
-            (Source::One(template), true) => {
-                let mut maker = Maker::new(self.flows, self.flow, self.stream, self.frames, now);
+        match &self.source {
+            Source::One(template) => {
+                bytes = frames.len() as u64 * u64::from(template.len);
                 frames.iter_mut().for_each(|mbuf| maker.make(mbuf, template));
-                self.flow = maker.flow;
-                bytes = got as u64 * u64::from(template.len);
             }
-            (Source::Mix(templates, order), _) => {
-                let mut maker = Maker::new(self.flows, self.flow, self.stream, self.frames, now);
+            Source::Mix(templates, order) => {
                 for mbuf in frames {
                     let which = order.get(self.at).copied().unwrap_or_default();
                     self.at = if self.at + 1 >= order.len() { 0 } else { self.at + 1 };
                     let Some(template) = templates.get(usize::from(which)) else { continue };
                     bytes += u64::from(template.len);
-                    if patched { maker.make(mbuf, template) } else { copy(mbuf, template) }
+                    if self.patched { maker.make(mbuf, template) } else { template.copy(mbuf) }
                 }
-                self.flow = maker.flow;
             }
-            (Source::Replay(replay), _) => {
+            Source::Replay(replay) => {
                 for mbuf in frames {
                     bytes += replay.copy(self.at, mbuf);
                     self.at = if self.at + 1 >= replay.len() { 0 } else { self.at + 1 };
                 }
             }
         }
-        self.frames += got as u64;
-        self.bytes += bytes;
-        got
+        self.flow = maker.flow;
+        bytes
     }
 
     /// Gives the last `n` buffers of `burst` back.
@@ -149,19 +158,6 @@ impl TxGenerator {
         }
         0
     }
-}
-
-/// Writes the template into the buffer.
-#[inline(always)]
-fn copy(mbuf: &mut Mbuf, template: &Template) {
-    mbuf.received((template.blocks.len() * BLOCK) as u16);
-    let places = mbuf.data_mut().as_chunks_mut::<BLOCK>().0;
-    match (places, &*template.blocks) {
-        // A copy of constant size, for the frames of which there are most.
-        ([place], [block]) => *place = *block,
-        (places, blocks) => places.iter_mut().zip(blocks).for_each(|(place, block)| *place = *block),
-    }
-    let _ = mbuf.set_len(template.len);
 }
 
 /// The flow, the sequence number and the time of the next frame.
@@ -180,7 +176,7 @@ impl Maker {
 
     #[inline(always)]
     fn make(&mut self, mbuf: &mut Mbuf, template: &Template) {
-        copy(mbuf, template);
+        template.copy(mbuf);
         let probe = self.probe.map(|(stream, sequence)| Probe::new(stream, sequence, self.now));
         template.patch(mbuf.data_mut(), self.flows.vary, self.flow, probe.as_ref());
         self.flow = if self.flow + 1 >= self.flows.count { 0 } else { self.flow + 1 };

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use pci::{Bar, Bdf};
 
-use super::hw::regs::{Register, STATUS};
+use super::hw::regs::{Access, Register, STATUS};
 use crate::{Error, Result};
 
 /// The registers of a function, and what to call it in errors. Cheap to clone.
@@ -16,24 +16,30 @@ pub(super) struct Device {
 
 impl Device {
     pub(super) fn read(&self, register: Register) -> u32 {
-        self.bar.read32(register.offset)
+        self.read_at(register, 0)
     }
 
     pub(super) fn read_at(&self, register: Register, index: usize) -> u32 {
+        debug_assert!(register.access != Access::Wo, "{} cannot be read", register.name);
         self.bar.read32(register.at(index))
     }
 
     pub(super) fn write(&self, register: Register, value: u32) {
-        self.bar.write32(register.offset, value);
+        self.write_at(register, 0, value);
     }
 
     pub(super) fn write_at(&self, register: Register, index: usize, value: u32) {
+        debug_assert!(
+            matches!(register.access, Access::Rw | Access::Wo),
+            "{} cannot be written",
+            register.name
+        );
         self.bar.write32(register.at(index), value);
     }
 
     /// Clears the bits of `clear`, sets those of `set`.
     pub(super) fn modify(&self, register: Register, clear: u32, set: u32) {
-        self.bar.modify32(register.offset, clear, set);
+        self.write(register, self.read(register) & !clear | set);
     }
 
     /// True once the device does not answer. STATUS is never all ones, and never written by this driver:

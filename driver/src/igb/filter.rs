@@ -272,8 +272,9 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn what_was_added_passes_at_every_moment(steps in prop::collection::vec((any::<bool>(), 0u8..60), 0..150)) {
+        fn what_was_added_passes_at_every_moment(steps in prop::collection::vec((any::<bool>(), 0u8..60), 0..100)) {
             let filter = Arc::new(Filter::default());
             let bdf = Bdf { domain: 0, bus: 1, device: 0, function: 0 };
             let device = Device { bar: Bar::trapped(filter.clone(), 0x2_0000), bdf };
@@ -301,12 +302,12 @@ mod tests {
                     prop_assert_eq!(filter.passes(station, 24), added.contains(&station), "{}", station);
                 }
                 prop_assert!(added.iter().all(|&mac| filter.passes(mac, 24)));
-                // A reset loses nothing.
-                filter.kept.lock().unwrap().clear();
-                let before = filter.registers.lock().unwrap().clone();
-                addresses.clone().program_all(&device);
-                prop_assert_eq!(&before, &*filter.registers.lock().unwrap());
             }
+            // A reset loses nothing.
+            filter.kept.lock().unwrap().clear();
+            let before = filter.registers.lock().unwrap().clone();
+            addresses.program_all(&device);
+            prop_assert_eq!(&before, &*filter.registers.lock().unwrap());
         }
     }
 }

@@ -77,8 +77,10 @@ pub(super) fn reset(device: &Device, model: &Model) -> Result<()> {
     device.modify(GCR, gcr::COMPLETION_TIMEOUT_RESEND, 0);
     // 8.10.10, 8.12.13: queue 0 comes out of the reset enabled.
     for queue in 0..model.generation.queues() {
-        QueueRegs::pf_rx(device.bar.clone(), queue).disable(device.bdf, "RX queue off after the reset")?;
-        QueueRegs::pf_tx(device.bar.clone(), queue).disable(device.bdf, "TX queue off after the reset")?;
+        QueueRegs::pf_rx(device.bar.clone(), queue)
+            .disable(device.bdf, "disabling an RX queue after the reset")?;
+        QueueRegs::pf_tx(device.bar.clone(), queue)
+            .disable(device.bdf, "disabling a TX queue after the reset")?;
     }
     Ok(())
 }

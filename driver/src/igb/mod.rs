@@ -3,10 +3,10 @@
 //! Layouts and procedures: *Intel 82576EB Gigabit Ethernet Controller Datasheet* revision 2.7 (sections
 //! without a name are its), the *82580* and *I350* datasheets where they differ.
 //!
-//! * [`hw`]: layouts. [`model`]: which devices, and their numbers.
+//! * [`hw`]: layouts. [`mod@model`]: which devices, and their numbers.
 //! * The port: `init` (reset), `phy`, `link`, `filter`, `rss`, `irq`, `stats`, `port` (start and stop),
 //!   `recover` (hangs and faults).
-//! * The queues, which VFs share: [`ring`](self), [`queue`], [`rx`], [`tx`]; [`gate`] is between them and
+//! * The queues, which VFs share: `ring`, [`queue`], [`rx`], [`tx`]; [`gate`] is between them and
 //!   the port.
 
 mod device;

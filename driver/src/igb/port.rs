@@ -88,8 +88,8 @@ impl Igb {
         // 8.10, RXCSUM.PCSD: the hash takes the place of the fragment checksum, the other checksums stay.
         device.write(RXCSUM, rxcsum::IPOFLD | rxcsum::TUOFLD | rxcsum::CRCOFLD | rxcsum::PCSD);
         device.write(RLPML, u32::from(running.mtu + OVERHEAD));
-        // The gap between frames (TIPG) keeps its reset value, which is the recommended one.
-        device.modify(TCTL_EXT, 0x3ff << 10, 63 << 10);
+        device.modify(TCTL_EXT, tctl_ext::COLD, tctl_ext::COLD_63);
+        device.write(TIPG, tipg::RECOMMENDED);
         running.vectors.program(device, generation);
         device.modify(CTRL_EXT, 0, ctrl_ext::DRV_LOAD);
         self.function.set_bus_master(true)?;
@@ -136,7 +136,6 @@ impl Igb {
         if !self.pristine {
             init::reset(&self.device, self.model)?;
             self.medium.bring_up(&self.device, self.model.generation)?;
-            stats::clear(&self.device, self.info.max_queues);
         }
         let table = self.check(config)?;
         let wanted = if config.rx_interrupts { config.queues } else { 0 };
@@ -198,26 +197,26 @@ impl Igb {
         let (bar, bdf) = (&self.device.bar, self.device.bdf);
         let mut result = Ok(());
         for queue in 0..count {
-            result = result.and(QueueRegs::pf_tx(bar.clone(), queue).disable(bdf, "TX queue off"));
-            result = result.and(QueueRegs::pf_rx(bar.clone(), queue).disable(bdf, "RX queue off"));
+            result = result.and(
+                QueueRegs::pf_tx(bar.clone(), queue).disable(bdf, "disabling a TX queue (TXDCTL.ENABLE)"),
+            );
+            result = result.and(
+                QueueRegs::pf_rx(bar.clone(), queue).disable(bdf, "disabling an RX queue (RXDCTL.ENABLE)"),
+            );
         }
         result
     }
 
-    fn running(&mut self, what: &'static str) -> Result<&mut Running> {
-        self.running.as_mut().ok_or(Error::State { bdf: self.device.bdf, what })
-    }
-
     fn set_modes(&mut self, change: impl FnOnce(&mut Modes)) -> Result<()> {
-        let running = self.running("receive modes: start the port first, with them in its configuration")?;
+        let what = "receive modes: start the port first, with them in its configuration";
+        let running = self.running.as_mut().ok_or(Error::State { bdf: self.device.bdf, what })?;
         change(&mut running.modes);
-        let modes = running.modes;
-        modes.apply(&self.device)
+        running.modes.apply(&self.device)
     }
 
     /// True where [`Port::events`] would tell something that no interrupt may have told.
     fn has_news(&self) -> bool {
-        self.link() != self.told_link || (self.device.is_gone() && !self.told_removal)
+        !self.told_removal && (self.link() != self.told_link || self.device.is_gone())
     }
 
     /// True once the device is gone, or the kernel wants it back.
@@ -244,8 +243,11 @@ impl Igb {
             std::thread::sleep(limit);
             return false;
         }
-        // Notices keep their count for events.
-        let fired = wait_any(&sources, limit).unwrap_or(false);
+        // Notices keep their count for events. Where poll(2) fails, time must pass all the same.
+        let fired = wait_any(&sources, limit).unwrap_or_else(|_| {
+            std::thread::sleep(limit);
+            false
+        });
         misc.map(Interrupt::take);
         fired
     }
@@ -340,11 +342,11 @@ impl Port for Igb {
     }
 
     fn set_rss(&mut self, config: &RssConfig) -> Result<()> {
-        let queues = self.running("RSS: start the port first, with it in its configuration")?.count();
-        let table = rss::table(&self.device, config, queues)?;
+        let what = "RSS: start the port first, with it in its configuration";
+        let running = self.running.as_mut().ok_or(Error::State { bdf: self.device.bdf, what })?;
+        let table = rss::table(&self.device, config, running.count())?;
         self.device.present()?;
         rss::program(&self.device, &config.key, &table);
-        let running = self.running("")?;
         (running.key, running.table) = (config.key, table);
         Ok(())
     }

@@ -94,6 +94,8 @@ impl Igb {
         let hangs = |queue: &u16| {
             let regs = QueueRegs::pf_tx(self.device.bar.clone(), *queue);
             let (head, tail) = (regs.head(), regs.read(offset::TAIL));
+            // One that its core has dropped, or not brought up yet, has work that it will never do.
+            let tail = if head == tail || regs.is_enabled() { tail } else { head };
             head != u32::MAX && running.watch.hangs(usize::from(*queue), head, tail, now)
         };
         (0..running.queues.len() as u16).filter(hangs).collect()
@@ -141,7 +143,6 @@ impl Igb {
         running.gates().for_each(Gate::stop);
         running.watch.forget();
         self.medium.bring_up(&self.device, self.model.generation)?;
-        stats::clear(&self.device, self.info.max_queues);
         self.configure()?;
         let Some(running) = &self.running else { return Ok(()) };
         running.gates().for_each(Gate::run);
@@ -153,7 +154,7 @@ impl Igb {
 /// Restarts one TX queue; false where the device does not let it go.
 fn restart_queue(device: &super::device::Device, gate: &Gate, queue: u16) -> bool {
     let regs = QueueRegs::pf_tx(device.bar.clone(), queue);
-    let stopped = regs.disable(device.bdf, "hung TX queue off").is_ok();
+    let stopped = regs.disable(device.bdf, "disabling a hung TX queue (TXDCTL.ENABLE)").is_ok();
     if stopped {
         gate.restart();
     }

@@ -31,7 +31,7 @@ pub(super) fn count_abandoned() {
 pub(super) struct Ring {
     base: NonNull<u64>,
     depth: u32,
-    memory: DmaMemory,
+    memory: Box<DmaMemory>,
 }
 
 // SAFETY: `base` points into `memory`, which may be sent; every access is atomic.
@@ -45,7 +45,7 @@ impl Ring {
     pub(super) fn new(space: &Arc<IovaSpace>, depth: u16) -> Result<Self> {
         // Pages are aligned to far more than the 128 bytes that the device asks for (8.10.5).
         let memory = space.allocate(usize::from(depth) * DESCRIPTOR, Sharing::Private)?;
-        Ok(Self { base: memory.base().cast(), depth: depth.into(), memory })
+        Ok(Self { base: memory.base().cast(), depth: depth.into(), memory: Box::new(memory) })
     }
 
     /// Descriptors.

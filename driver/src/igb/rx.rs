@@ -2,13 +2,15 @@
 //!
 //! Every slot of the ring has a buffer in it at all times. A completion takes the buffer out and puts a
 //! fresh one in; where there is none the frame is dropped and its buffer goes on serving the slot. The
-//! tail, which is always one behind what was looked at last, is written once in [`IgbRx::batch`] slots.
+//! tail, which is always one behind what was looked at last, is written once in a batch of slots.
 //!
 //! The device is not trusted: a descriptor is read once, a length is compared with the buffer that was
 //! posted, no index comes from it.
 #![allow(unsafe_code)]
 
-use std::mem::{ManuallyDrop, forget, replace};
+mod irregular;
+
+use std::mem::{ManuallyDrop, forget, offset_of};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -79,6 +81,7 @@ struct Tally {
 pub struct IgbRx {
     gate: Arc<Gate>,
     epoch: u64,
+    /// The buffers of the descriptors, and [`AHEAD`] places that stay empty.
     slots: Box<[Option<Mbuf>]>,
     counters: Arc<QueueCounters>,
     /// The slot to look at next.
@@ -108,6 +111,9 @@ pub struct IgbRx {
     regs: QueueRegs,
 }
 
+// What a poll touches: two cache lines.
+const _: () = assert!(offset_of!(IgbRx, config) <= 128 && size_of::<IgbRx>() <= 192);
+
 impl IgbRx {
     /// A queue of the device whose register block is `regs`. Its ring is allocated in `space`; nothing
     /// runs before [`IgbRx::start`].
@@ -133,7 +139,7 @@ impl IgbRx {
         Ok(Self {
             gate,
             epoch: 0,
-            slots: (0..config.depth).map(|_| None).collect(),
+            slots: (0..u32::from(config.depth) + AHEAD).map(|_| None).collect(),
             counters: Arc::default(),
             next: 0,
             gap: config.depth.into(),
@@ -164,6 +170,10 @@ impl IgbRx {
         let epoch = self.gate.epoch();
         if !runs(epoch) {
             return Err(Error::State { bdf: self.bdf, what: "open the queue's gate before starting it" });
+        }
+        if self.live && epoch == self.epoch {
+            // Started before in this epoch: the device may be using the ring.
+            self.regs.disable(self.bdf, "stopping an RX queue to start it again")?;
         }
         self.flush(&mut |mbuf| pool.give(mbuf));
         self.epoch = epoch;
@@ -284,7 +294,7 @@ impl IgbRx {
         let iova = fresh.receive_iova();
         // SAFETY: there are as many slots as descriptors, and `index` is below that.
         unsafe {
-            let old = replace(self.slots.get_unchecked_mut(index as usize), Some(fresh));
+            let old = self.slots.get_unchecked_mut(index as usize).replace(fresh);
             self.ring.write(index, iova, 0);
             old
         }
@@ -299,102 +309,6 @@ impl IgbRx {
         let flags = completion.checksum_flags().with(RxFlags(stripped >> 2 | hashed));
         let vlan = if stripped != 0 { completion.vlan() } else { 0 };
         frame.set_rx(flags, (word0 >> 32) as u32, vlan, self.port);
-    }
-
-    /// What is not a good frame in one buffer: parts of larger frames, errors, nonsense, and whatever
-    /// comes while the pool is empty. Gives the frame that this descriptor completes, if it does.
-    #[inline(never)]
-    fn irregular(&mut self, index: u32, completion: Completion, pool: &mut PoolCache) -> Option<Mbuf> {
-        let ended = completion.has(END_OF_PACKET);
-        let part = match self.place {
-            Place::Dropped => Err(None),
-            _ => self.check(completion, ended).map_err(Some),
-        };
-        let part = part.and_then(|()| match self.fresh(pool) {
-            Some(fresh) => Ok(self.exchange(index, Some(fresh))),
-            None => {
-                self.counters.pool_empty.add(1);
-                Err(Some(Reason::NoBuffer))
-            }
-        });
-        match part {
-            Ok(part) => {
-                self.extend(part?, completion.len());
-                self.place = if ended { Place::Start } else { Place::Middle };
-                ended.then(|| self.chain.take()).flatten()
-            }
-            Err(reason) => {
-                self.exchange(index, None);
-                if let Some(reason) = reason {
-                    self.counters.drop_frames(reason, 1);
-                }
-                self.chain.take().into_iter().for_each(|chain| pool.give(chain));
-                self.place = if ended { Place::Start } else { Place::Dropped };
-                None
-            }
-        }
-    }
-
-    /// Whether a descriptor can be the next part of the frame.
-    fn check(&self, completion: Completion, ended: bool) -> std::result::Result<(), Reason> {
-        let (bytes, segments) = self.chain.as_ref().map_or((0, 0), |m| (m.frame_len(), m.segments()));
-        // Errors are valid with the end of the packet only (7.1.5.2).
-        if ended && completion.has(RECEIVE_ERROR) {
-            return Err(Reason::DeviceError);
-        }
-        if completion.is_empty() || completion.len() > self.buffer_len {
-            return Err(Reason::BadCompletion);
-        }
-        // A frame of which this is not the end needs one more.
-        if segments + 1 + u16::from(!ended) > self.max_segments {
-            return Err(Reason::TooManySegments);
-        }
-        if bytes + u32::from(completion.len()) > self.config.max_frame {
-            return Err(Reason::BadCompletion);
-        }
-        Ok(())
-    }
-
-    fn extend(&mut self, mut part: Mbuf, len: u16) {
-        part.received(len);
-        match &mut self.chain {
-            Some(frame) => frame.chain(part),
-            None => self.chain = Some(part),
-        }
-    }
-
-    /// Gives a buffer to the device in exchange for the one that slot `index` has done with: `fresh`, or
-    /// that same one again. It goes to the slot behind what the device owns, which is the same slot
-    /// while every slot has a buffer, and the first of the gap otherwise.
-    fn exchange(&mut self, index: u32, fresh: Option<Mbuf>) -> Option<Mbuf> {
-        let target = self.ring.before(index, self.gap);
-        let old = self.slots[index as usize].take();
-        let (posted, out) = if fresh.is_some() { (fresh, old) } else { (old, None) };
-        let iova = posted.as_ref().map_or(0, Mbuf::receive_iova);
-        // SAFETY: `index` is that of a slot, and so is what comes before it.
-        unsafe {
-            self.ring.write(index, 0, 0);
-            self.ring.write(target, iova, 0);
-        }
-        self.slots[target as usize] = posted;
-        out
-    }
-
-    /// [`IgbRx::irregular`], described.
-    fn assemble(
-        &mut self,
-        index: u32,
-        completion: Completion,
-        word0: u64,
-        pool: &mut PoolCache,
-    ) -> Option<Mbuf> {
-        let mut frame = self.irregular(index, completion, pool)?;
-        self.describe(&mut frame, completion, word0);
-        if completion.status() & self.unusual & LOOPED_BACK != 0 {
-            let (flags, hash, vlan) = (frame.rx_flags(), frame.rss_hash(), frame.vlan());
-            frame.set_rx(flags, hash, vlan.swap_bytes(), self.port);
-        }
-        Some(frame)
     }
 
     /// Receives at most `wanted` frames, and looks at no slot twice.
@@ -434,20 +348,21 @@ impl IgbRx {
         let (depth, buffer_len, unusual) = (self.ring.depth(), self.buffer_len, self.unusual);
         // With a gap, or inside a frame, everything is different.
         let limit = if self.gap == 0 && self.place == Place::Start { self.limit } else { 0 };
-        let most = depth - self.gap;
-        let Tally { mut frames, mut bytes, mut looked } = *tally;
-        let (mut index, mut different, mut small) = (self.next, None, None);
-        while frames < wanted && looked < most {
-            // SAFETY: `index` is below the depth: `after` keeps it there.
+        let most = (wanted - tally.frames).min((depth - self.gap - tally.looked) as usize);
+        let (mut index, mut count, mut bytes) = (self.next, 0, 0);
+        let (mut different, mut small) = (None, None);
+        while count < most {
+            // SAFETY: `index` is below the depth.
             let completion = Completion(unsafe { self.ring.word1(index) });
             if !completion.has(DONE) {
                 break;
             }
-            // SAFETY: as above.
-            let word0 = unsafe { self.ring.word0(index) };
-            self.prefetch(index, depth);
+            // SAFETY: there are `AHEAD` more slots than descriptors.
+            prefetch_description(unsafe { self.slots.get_unchecked((index + AHEAD) as usize) });
             let usual = completion.status() & unusual == DONE | END_OF_PACKET
                 && completion.len().wrapping_sub(1) < limit;
+            // SAFETY: as above.
+            let word0 = unsafe { self.ring.word0(index) };
             if !usual || pool.stock() == 0 {
                 different = Some((completion, word0));
                 break;
@@ -465,22 +380,15 @@ impl IgbRx {
             // There is room: `wanted` is not more than that.
             let _ = burst.push(frame).map_err(forget);
             bytes += u64::from(completion.len());
-            (frames, looked) = (frames + 1, looked + 1);
-            index = self.ring.after(index);
+            count += 1;
+            index = if index + 1 == depth { 0 } else { index + 1 };
         }
         small.into_iter().for_each(|mbuf| pool.give(mbuf));
-        *tally = Tally { frames, bytes, looked };
+        tally.frames += count;
+        tally.looked += count as u32;
+        tally.bytes += bytes;
         self.next = index;
         different
-    }
-
-    /// Fetches the description of a buffer that will be looked at soon.
-    #[inline]
-    fn prefetch(&self, index: u32, depth: u32) {
-        let ahead = index + AHEAD;
-        let ahead = if ahead >= depth { ahead - depth } else { ahead };
-        // SAFETY: `index` is below the depth, so is `ahead`, and there are as many slots.
-        prefetch_description(unsafe { self.slots.get_unchecked(ahead as usize) });
     }
 }
 

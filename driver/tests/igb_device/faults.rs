@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use driver::igb::Igb;
@@ -57,15 +58,29 @@ fn a_wait_that_never_ends_is_an_error_that_names_it() {
 fn what_another_driver_left_behind_is_no_obstacle() {
     let (_machine, nic) = faulty();
     let bar = nic.bar(0).unwrap();
-    bar.write32(SW_FW_SYNC.offset, 1 << 1);
-    bar.write32(SWSM.offset, swsm::SMBI);
+    nic.set_bus_master(true).unwrap();
     bar.write32(RCTL.offset, rctl::RXEN);
     bar.write32(EIMS.offset, u32::MAX);
     // A bus master that never comes to rest is ended by the reset.
     nic.stick((0, STATUS.offset), status::MASTER_ENABLE, status::MASTER_ENABLE);
+    // Semaphores that a driver died with outlive a reset: the PHY's, until it is overwritten, ...
+    let held = Arc::new(AtomicU32::new(1 << 1));
+    let (read, written) = (held.clone(), held.clone());
+    nic.on_read(move |at, value| if at == (0, SW_FW_SYNC.offset) { read.load(Relaxed) } else { value });
+    nic.on_write(move |at, value| {
+        if at == (0, SW_FW_SYNC.offset) {
+            written.store(value, Relaxed);
+        }
+        Some(value)
+    });
+    // ... and the one between drivers.
+    nic.stick((0, SWSM.offset), swsm::SMBI, swsm::SMBI);
     let port = Igb::open(nic.clone()).unwrap();
-    assert_eq!(bar.read32(SW_FW_SYNC.offset), 0);
+    assert_eq!(held.load(Relaxed), 0, "given back");
     assert_eq!(bar.read32(RCTL.offset) & rctl::RXEN, 0);
+    let mut command = [0; 2];
+    nic.read_config(pci::config::COMMAND, &mut command).unwrap();
+    assert_eq!(u16::from_le_bytes(command) & pci::config::COMMAND_BUS_MASTER, 0);
     drop(port);
 }
 
@@ -230,14 +245,10 @@ fn a_stop_that_the_device_does_not_obey_resets_it() {
 fn whatever_registers_answer_nothing_panics_and_everything_ends() {
     for seed in 1..=3u64 {
         let mut bench = Bench::open();
-        let numbers = std::sync::atomic::AtomicU64::new(seed);
+        let numbers = AtomicU64::new(seed);
         bench.nic.on_read(move |_, _| {
             let step = |n: u64| Some(n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(seed));
-            let old = numbers.fetch_update(
-                std::sync::atomic::Ordering::Relaxed,
-                std::sync::atomic::Ordering::Relaxed,
-                step,
-            );
+            let old = numbers.fetch_update(Relaxed, Relaxed, step);
             (old.unwrap() >> 32) as u32
         });
         for _ in 0..3 {
@@ -380,17 +391,17 @@ fn serdes_takes_its_link_from_the_pcs_and_an_external_phy_is_refused() {
         }
         let mode = mode << 22;
         nic.stick((0, CTRL_EXT.offset), 3 << 22, mode);
-        let lctl = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let lctl = Arc::new(AtomicU32::new(0));
         let written = lctl.clone();
         nic.on_write(move |at, value| {
             if at == (0, PCS_LCTL.offset) {
-                written.store(value, std::sync::atomic::Ordering::Relaxed);
+                written.store(value, Relaxed);
             }
             Some(value)
         });
         let port = Igb::open(nic.clone()).unwrap();
         assert_eq!(nic.writes((0, MDIC.offset)), 0, "no PHY is asked");
-        let lctl = lctl.load(std::sync::atomic::Ordering::Relaxed);
+        let lctl = lctl.load(Relaxed);
         assert_eq!(lctl & pcs::AN_RESTART != 0, restarts);
         assert_eq!(port.link(), Link::default());
         nic.stick((0, PCS_LSTAT.offset), u32::MAX, 1 << 16 | 2 << 1 | pcs_lstat::FULL | pcs_lstat::LINK_OK);

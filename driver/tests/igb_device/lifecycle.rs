@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dataplane::{Burst, Mempool, PoolConfig, RxQueue, TxQueue};
 use driver::igb::Igb;
 use driver::igb::hw::regs::*;
-use driver::{Error, Event, Link, Port, PortConfig};
+use driver::{Error, Event, Link, MacAddr, Port, PortConfig};
 use pci::qtest::{Faulty, Machine};
 
 use crate::support::*;
@@ -58,6 +59,7 @@ fn start_writes_what_the_datasheet_asks_for() {
         tctl & (tctl::EN | tctl::PSP | tctl::RTLC | tctl::CT),
         tctl::EN | tctl::PSP | tctl::RTLC | tctl::CT_15
     );
+    assert_eq!((read(TIPG), read(TCTL_EXT) >> 10 & 0x3ff), (0x0060_1008, 63));
     assert_eq!(bar.read32(RETA.at(0)), 0x0302_0100);
     assert_eq!(bar.read32(RETA.at(31)), 0x0302_0100);
     assert_eq!(bar.read32(RSSRK.at(0)), 0xda56_5a6d);
@@ -170,4 +172,37 @@ fn another_device_is_refused_by_name() {
     assert!(matches!(error, Error::Unsupported { vendor: 0x8086, device: 0x10d3, .. }), "{error}");
     let error = driver::open(machine.function(0)).err().unwrap();
     assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+}
+
+#[test]
+fn two_ports_on_one_wire_talk_to_each_other_and_are_told_apart() {
+    let addresses = [1, 2].map(|n| MacAddr([2, 0, 0, 0, 0, n]));
+    let mut builder = Machine::builder();
+    for mac in addresses {
+        builder = builder.nic_on_hub(&format!("igb,mac={mac}"), 0);
+    }
+    let machine = builder.start().unwrap();
+    // One pool for both: a buffer received on one port is sent on the other.
+    let pool =
+        Mempool::new(machine.iova_space(), PoolConfig { capacity: 2048, ..PoolConfig::default() }).unwrap();
+    let mut ports = [0, 1].map(|nic| driver::open(machine.function(nic)).unwrap());
+    let config = PortConfig { rx_depth: 64, tx_depth: 64, ..PortConfig::default() };
+    let mut pairs = ports.each_mut().map(|port| port.start(&config, &pool).unwrap().remove(0));
+    until("both links", || ports.iter().all(|port| port.link().up));
+    assert_eq!([ports[0].info().mac, ports[1].info().mac], addresses);
+
+    let mut cache = pool.cache();
+    let mut burst = Burst::new();
+    let mut mbuf = cache.take().unwrap();
+    assert!(mbuf.append(&frame(addresses[1], 7, 100)));
+    assert!(burst.push(mbuf).is_ok());
+    assert_eq!(pairs[0].tx.post(&mut cache, &mut burst), 1);
+    until("the frame", || pairs[1].rx.poll(&mut cache, &mut burst, 8) == 1);
+    assert_eq!(burst[0].to_vec(), frame(addresses[1], 7, 100));
+    let first = burst[0].port();
+    burst[0].data_mut()[..6].copy_from_slice(&addresses[0].0);
+    assert_eq!(pairs[1].tx.post(&mut cache, &mut burst), 1);
+    until("the answer", || pairs[0].rx.poll(&mut cache, &mut burst, 8) == 1);
+    assert_eq!(burst[0].to_vec(), frame(addresses[0], 7, 100));
+    assert_ne!(burst[0].port(), first);
 }

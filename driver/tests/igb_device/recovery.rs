@@ -100,13 +100,14 @@ fn recoveries_under_traffic_conserve_frames_and_buffers() {
             }
             (delivered, taken, served)
         });
+        let ends = Stop(&stop);
         for _ in 0..4 {
             std::thread::sleep(Duration::from_millis(100));
             bench.port.recover().unwrap();
             bench.wait_link(true);
         }
         std::thread::sleep(Duration::from_millis(100));
-        stop.store(true, Ordering::Relaxed);
+        drop(ends);
         worker.join().unwrap()
     });
     // What is still on its way comes in, what is still in the rings goes out.
@@ -182,6 +183,20 @@ fn a_hung_queue_that_does_not_let_go_costs_a_reset() {
     bench.wait_link(true);
     assert!(served.send(1, &frame(BROADCAST, 2, 64)));
     assert_eq!(bench.wire.recv(PATIENCE).unwrap(), Some(frame(BROADCAST, 2, 64)));
+}
+
+#[test]
+fn a_dropped_queue_is_no_hang() {
+    let (mut bench, mut served) = Bench::started(&PortConfig { queues: 2, ..PortConfig::default() });
+    bench.port.events();
+    served.pairs.truncate(1);
+    bench.nic.stick(HEAD, u32::MAX, 0);
+    bench.nic.stick(TAIL, u32::MAX, 1);
+    for _ in 0..15 {
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(bench.port.events(), []);
+    }
+    assert_eq!(bench.passes(&mut served, &[frame(OWN, 1, 64)]), [1]);
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn flows(count: usize, seed: u64) -> Vec<Flow> {
     let kinds = [Kind::Tcp, Kind::Udp, Kind::Other];
     let mut flow = |n: usize| Flow {
         kind: kinds[n % 3],
-        addresses: (0..if n % 2 == 0 { 8 } else { 32 }).map(|_| numbers.byte()).collect(),
+        addresses: (0..if n.is_multiple_of(2) { 8 } else { 32 }).map(|_| numbers.byte()).collect(),
         ports: std::array::from_fn(|_| numbers.byte()),
     };
     (0..count).map(&mut flow).collect()
@@ -199,7 +199,7 @@ fn a_table_changed_under_traffic_loses_no_frame_and_serves_old_or_new_queues() {
                     break;
                 }
                 // Fewer on the way than a ring takes: what is lost, the change of the table has lost.
-                while sent > taken.load(Ordering::Relaxed) + 256 {
+                while sent > taken.load(Ordering::Relaxed) + 256 && !stop.load(Ordering::Relaxed) {
                     std::thread::yield_now();
                 }
                 wire.send(&flow.frame()).unwrap();
@@ -207,6 +207,7 @@ fn a_table_changed_under_traffic_loses_no_frame_and_serves_old_or_new_queues() {
             }
             sent
         });
+        let ends = Stop(&stop);
         let mut queues = BTreeMap::<u16, usize>::new();
         let mut poll = || {
             let frames = served.poll();
@@ -219,7 +220,7 @@ fn a_table_changed_under_traffic_loses_no_frame_and_serves_old_or_new_queues() {
             bench.port.set_rss(&rss(round % 2)).unwrap();
             poll() > 1000 && round >= 40
         });
-        stop.store(true, Ordering::Relaxed);
+        drop(ends);
         until("the sender", || {
             poll();
             sender.is_finished()

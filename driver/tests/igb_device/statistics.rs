@@ -1,5 +1,9 @@
 //! The device's counters against frames counted outside.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use driver::igb::Igb;
 use driver::igb::hw::regs::*;
 use driver::{MacAddr, Port, PortConfig, PortStatistics};
 
@@ -48,11 +52,31 @@ fn what_passed_is_what_was_counted_across_reads_and_stops() {
     bench.port.stop().unwrap();
     drop(served);
     let twice = [frames.clone(), frames.clone()].concat();
-    assert_eq!(rx(&bench.port.statistics()), sums(&twice));
     let _served = bench.start(&config);
     let statistics = bench.port.statistics();
     assert_eq!((rx(&statistics), tx(&statistics)), (sums(&twice), sums(&frames)));
     assert_eq!((statistics.rx_missed, statistics.rx_errors, statistics.tx_errors), (0, 0, 0));
+}
+
+#[test]
+fn everything_since_the_opening_is_counted_once_and_nothing_before() {
+    let mut bench = Bench::open();
+    // A register that reading clears, but a reset does not.
+    let missed = Arc::new(AtomicU32::new(9));
+    let register = missed.clone();
+    bench.nic.on_read(move |at, value| if at == (0, MPC.offset) { register.swap(0, Relaxed) } else { value });
+    bench.port = Igb::open(bench.nic.clone()).unwrap();
+    assert_eq!((bench.port.statistics().rx_missed, missed.load(Relaxed)), (0, 0));
+    drop(bench.start(&PortConfig::default()));
+    missed.store(1, Relaxed);
+    bench.port.stop().unwrap();
+    missed.fetch_add(20, Relaxed);
+    let _served = bench.start(&PortConfig::default());
+    missed.fetch_add(300, Relaxed);
+    bench.port.recover().unwrap();
+    missed.fetch_add(4000, Relaxed);
+    assert_eq!(bench.port.statistics().rx_missed, 4321);
+    assert_eq!(bench.port.statistics().rx_missed, 4321);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A port in a machine, its queues and its wire.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use dataplane::{Burst, Mempool, PoolCache, PoolConfig, QueueCounters, RxQueue, TxQueue};
@@ -191,5 +192,14 @@ impl Bench {
         });
         seen.pop();
         seen
+    }
+}
+
+/// Sets a flag when dropped, also by a panic: a scope waits for its threads, which wait for the flag.
+pub struct Stop<'a>(pub &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -257,6 +257,20 @@ pub mod tctl {
     pub const RTLC: u32 = 1 << 24;
 }
 
+/// Bits of [`TCTL_EXT`].
+pub mod tctl_ext {
+    /// Collision distance: 63 bytes, for half duplex.
+    pub const COLD_63: u32 = 63 << 10;
+    /// All of the distance.
+    pub const COLD: u32 = 0x3ff << 10;
+}
+
+/// Value of [`TIPG`].
+pub mod tipg {
+    /// IPGT 8, IPGR1 4, IPGR 6: what 802.3 asks for, and the reset value.
+    pub const RECOMMENDED: u32 = 8 | 4 << 10 | 6 << 20;
+}
+
 /// Bits of [`RXCSUM`].
 pub mod rxcsum {
     /// Checks IPv4 header checksums.
