@@ -1,4 +1,5 @@
-//! Becket: a userspace NIC driver and datapath.
+#![doc = include_str!("../README.md")]
+
 pub use dataplane;
 pub use driver;
 pub use pci;

@@ -92,7 +92,9 @@ fn ours(pktgen: &Path, case: Case, core: usize, duration: Duration) -> Result<f6
     let totals: serde_json::Value = serde_json::from_slice(&output.stdout)
         .map_err(|e| format!("pktgen's totals: {e}: {}", String::from_utf8_lossy(&output.stdout)))?;
     let direction = if case.work == Work::Rxonly { "rx" } else { "tx" };
-    totals[direction]["pps"].as_f64().ok_or_else(|| format!("pktgen's totals have no {direction}: {totals}").into())
+    totals[direction]["pps"]
+        .as_f64()
+        .ok_or_else(|| format!("pktgen's totals have no {direction}: {totals}").into())
 }
 
 fn generator(pktgen: &Path, port: &str, case: Case, core: usize) -> Command {

@@ -106,20 +106,29 @@ impl Lane {
     #[inline]
     fn turn(&mut self, pool: &mut PoolCache, clock: Clock, running: bool) -> usize {
         match self.mode {
-            Mode::Tx => self.send(pool, clock, running),
-            Mode::Rx => {
-                if running {
-                    self.receive(pool, clock)
-                } else {
-                    0
-                }
-            }
-            Mode::Txrx => self.send(pool, clock, running) + self.receive_all(pool, clock),
-            Mode::Forward | Mode::Echo => self.forward(pool, running),
+            Mode::Tx => self.rounds(|lane| lane.send(pool, clock, running)),
+            Mode::Rx if running => self.rounds(|lane| lane.receive(pool, clock)),
+            Mode::Rx => 0,
+            Mode::Txrx => self.rounds(|lane| lane.send(pool, clock, running) + lane.receive_all(pool, clock)),
+            Mode::Forward | Mode::Echo => self.rounds(|lane| lane.forward(pool, running)),
         }
     }
 
-    #[inline]
+    /// Once, and again while full bursts move.
+    #[inline(always)]
+    fn rounds(&mut self, mut once: impl FnMut(&mut Self) -> usize) -> usize {
+        let mut moved = 0;
+        for _ in 0..ROUNDS {
+            let frames = once(self);
+            moved += frames;
+            if frames < self.burst {
+                break;
+            }
+        }
+        moved
+    }
+
+    #[inline(always)]
     fn send(&mut self, pool: &mut PoolCache, clock: Clock, running: bool) -> usize {
         if self.outgoing.is_empty() {
             let made = match &mut self.sender {
@@ -180,7 +189,7 @@ impl Lane {
         all
     }
 
-    #[inline]
+    #[inline(always)]
     fn forward(&mut self, pool: &mut PoolCache, running: bool) -> usize {
         let got = if running { self.rx.poll(pool, &mut self.outgoing, self.burst) } else { 0 };
         if got == 0 {
@@ -237,16 +246,6 @@ impl Task for Core {
     #[inline]
     fn turn(&mut self) -> usize {
         let running = self.phase.runs();
-        let mut moved = 0;
-        for lane in &mut self.lanes {
-            for _ in 0..ROUNDS {
-                let frames = lane.turn(&mut self.pool, self.clock, running);
-                moved += frames;
-                if frames < lane.burst {
-                    break;
-                }
-            }
-        }
-        moved
+        self.lanes.iter_mut().map(|lane| lane.turn(&mut self.pool, self.clock, running)).sum()
     }
 }

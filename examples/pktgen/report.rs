@@ -207,15 +207,15 @@ fn hardware_balances(watched: &[Watched], hardware: &[(String, Option<PortStatis
 
 /// What the devices themselves have lost, all together.
 fn hardware_drops(hardware: &[(String, Option<PortStatistics>)]) -> Vec<(&'static str, u64)> {
-    let counters: [(_, fn(&PortStatistics) -> u64); 4] = [
-        ("device_rx_missed", |s| s.rx_missed),
-        ("device_rx_crc_errors", |s| s.rx_crc_errors),
-        ("device_rx_errors", |s| s.rx_errors),
-        ("device_tx_errors", |s| s.tx_errors),
+    let sum = |of: fn(&PortStatistics) -> u64| hardware.iter().filter_map(|(_, s)| s.as_ref().map(of)).sum();
+    let mut all = vec![
+        ("device_rx_missed", sum(|s| s.rx_missed)),
+        ("device_rx_crc_errors", sum(|s| s.rx_crc_errors)),
+        ("device_rx_errors", sum(|s| s.rx_errors)),
+        ("device_tx_errors", sum(|s| s.tx_errors)),
     ];
-    let sum =
-        |of: fn(&PortStatistics) -> u64| hardware.iter().filter_map(|(_, s)| s.as_ref().map(of)).sum::<u64>();
-    counters.into_iter().map(|(name, of)| (name, sum(of))).filter(|&(_, n)| n > 0).collect()
+    all.retain(|(_, n)| *n > 0);
+    all
 }
 
 impl Report {

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 /// What may be translated where the kernel does not say: from 64 KiB on, so that a null pointer or a
 /// small offset never reaches memory, to 39 bits, which the least of IOMMUs have, without the window
-/// in which x86 takes writes for interrupts (Intel SDM volume 3, 11.11.1).
+/// in which x86 takes writes for interrupts (Intel SDM volume 3, message address register).
 pub(super) fn cautious_ranges() -> Vec<RangeInclusive<u64>> {
     vec![0x1_0000..=0xfedf_ffff, 0xfef0_0000..=0x7f_ffff_ffff]
 }
