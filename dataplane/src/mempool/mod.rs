@@ -161,6 +161,11 @@ impl Mempool {
         self.shared().free.len()
     }
 
+    /// The address space its buffers are mapped in: devices of another one cannot reach them.
+    pub fn space(&self) -> &Arc<IovaSpace> {
+        self.shared().memory.space()
+    }
+
     /// The pages its buffers lie in.
     pub fn page(&self) -> PageSize {
         self.shared().memory.page()

@@ -262,6 +262,10 @@ impl Port for Igb {
         if self.running.is_some() {
             return Err(Error::State { bdf: self.device.bdf, what: "the port is started: stop it first" });
         }
+        if !Arc::ptr_eq(pool.space(), self.function.iova_space()) {
+            let what = "give the port a pool of its own function's I/O address space (`function.iova_space()`)";
+            return Err(Error::State { bdf: self.device.bdf, what });
+        }
         self.device.present()?;
         self.check(config)?;
         let started = self.bring_up(config, pool);

@@ -206,3 +206,13 @@ fn two_ports_on_one_wire_talk_to_each_other_and_are_told_apart() {
     assert_eq!(burst[0].to_vec(), frame(addresses[0], 7, 100));
     assert_ne!(burst[0].port(), first);
 }
+
+#[test]
+fn a_pool_that_the_device_cannot_reach_is_refused() {
+    let mut bench = Bench::open();
+    let elsewhere = Mempool::new(&pci::IovaSpace::software(), PoolConfig::default()).unwrap();
+    let error = bench.port.start(&PortConfig::default(), &elsewhere).map(|_| ()).unwrap_err();
+    assert!(matches!(error, Error::State { what, .. } if what.contains("I/O address space")), "{error}");
+    assert!(!bench.is_master());
+    bench.start(&PortConfig::default());
+}

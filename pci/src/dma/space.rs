@@ -223,6 +223,11 @@ impl DmaMemory {
         self.memory.page()
     }
 
+    /// The address space it is mapped in.
+    pub fn space(&self) -> &Arc<IovaSpace> {
+        &self.space
+    }
+
     /// Where this process sees the first byte.
     pub fn base(&self) -> NonNull<u8> {
         self.memory.base()
