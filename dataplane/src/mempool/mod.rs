@@ -104,8 +104,15 @@ impl Mempool {
         if !(1..=1 << 24).contains(&capacity) || !(64..=16_384).contains(&room) {
             return Err(PoolError::Config { capacity, room });
         }
-        let stride = stride(room);
-        let memory = space.allocate(stride * capacity as usize, sharing)?;
+        let mut places = Places::within(PageSize::Huge2M, room);
+        let mut memory = space.allocate(places.bytes(capacity), sharing)?;
+        if memory.page() != PageSize::Huge2M {
+            places = Places::within(memory.page(), room);
+            if memory.len() < places.bytes(capacity) {
+                drop(memory);
+                memory = space.allocate(places.bytes(capacity), sharing)?;
+            }
+        }
         let shared = Box::new(Shared {
             free: FreeList::full(capacity),
             headers: allocate_headers(capacity),
@@ -117,7 +124,7 @@ impl Mempool {
         // SAFETY: just leaked, shared with nobody yet.
         let pool = unsafe { shared.as_ref() };
         for index in 0..capacity as usize {
-            let offset = index * stride;
+            let offset = places.offset(index);
             // SAFETY: `offset` is inside the DMA memory and `index` inside the headers allocated above.
             unsafe {
                 pool.headers.add(index).write(Header {
@@ -224,11 +231,42 @@ impl Shared {
     }
 }
 
-/// Bytes from one buffer to the next: an odd number of cache lines, so that the first lines of
-/// neighbouring buffers fall into different cache sets.
-fn stride(room: u16) -> usize {
-    let lines = (usize::from(HEADROOM) + usize::from(room)).div_ceil(64);
-    (lines | 1) * 64
+/// Where in the pool's memory its buffers lie.
+///
+/// No buffer crosses a page, as far as one page holds a buffer: what is contiguous for us is contiguous for
+/// the device, whatever translates in between. QEMU's devices, for one, lose frames whose buffers cross a
+/// page of the IOMMU.
+#[derive(Clone, Copy)]
+struct Places {
+    page: usize,
+    stride: usize,
+    per_page: usize,
+    /// Cache lines that a page has left over.
+    slack: usize,
+}
+
+impl Places {
+    fn within(page: PageSize, room: u16) -> Self {
+        let lines = (usize::from(HEADROOM) + usize::from(room)).div_ceil(64);
+        // An odd number of cache lines, so that the first lines of neighbours fall into different cache sets.
+        let odd = lines | 1;
+        let stride = if odd * 64 > page.bytes() { lines } else { odd } * 64;
+        // A buffer larger than a page takes whole pages.
+        let page = page.bytes().max(stride.next_multiple_of(page.bytes()));
+        let per_page = page / stride;
+        Self { page, stride, per_page, slack: (page - per_page * stride) / 64 }
+    }
+
+    fn bytes(self, capacity: u32) -> usize {
+        (capacity as usize).div_ceil(self.per_page) * self.page
+    }
+
+    /// Each page begins a cache line later than the one before, within what it has left over: pages with one
+    /// buffer each would otherwise all compete for the same cache sets.
+    fn offset(self, index: usize) -> usize {
+        let page = index / self.per_page;
+        page * self.page + page % (self.slack + 1) * 64 + index % self.per_page * self.stride
+    }
 }
 
 fn headers_layout(capacity: u32) -> Layout {

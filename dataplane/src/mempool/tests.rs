@@ -37,6 +37,27 @@ fn buffers_lie_apart_and_devices_see_them_where_we_do() {
 }
 
 #[test]
+fn no_buffer_crosses_a_page_that_holds_one_nor_meets_another() {
+    for page in [PageSize::Small4K, PageSize::Huge2M] {
+        for room in [64, 256, 2048, 3900, 3968, 9216, 16_384] {
+            let places = Places::within(page, room);
+            let bytes = usize::from(room) + usize::from(HEADROOM);
+            let mut end = 0;
+            for index in 0..3000 {
+                let at = places.offset(index);
+                assert!(at >= end && at.is_multiple_of(64), "{page} {room} {index}");
+                end = at + bytes;
+                assert!(
+                    bytes > page.bytes() || at / page.bytes() == (end - 1) / page.bytes(),
+                    "{page} {room} {index}"
+                );
+                assert!(end <= places.bytes(index as u32 + 1));
+            }
+        }
+    }
+}
+
+#[test]
 fn room_and_headroom_are_kept() {
     let (_space, pool) = pool(2);
     let mut mbuf = pool.take().unwrap();
