@@ -122,6 +122,12 @@ impl Flows {
         })
     }
 
+    /// The flow after flow `n`.
+    #[inline]
+    pub(super) fn after(self, n: u32) -> u32 {
+        if n + 1 >= self.count { 0 } else { n + 1 }
+    }
+
     /// How many.
     pub fn count(&self) -> u32 {
         self.count

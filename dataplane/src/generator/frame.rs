@@ -196,6 +196,9 @@ impl FrameSpec {
     }
 }
 
+/// Bytes in which all headers of most frames are: one cache line.
+pub(super) const HEAD: usize = 64;
+
 /// A frame to copy, and what to write over the copy.
 pub(super) struct Template {
     frame: Box<[u8]>,
@@ -245,13 +248,42 @@ impl Template {
     pub(super) fn copy(&self, mbuf: &mut Mbuf) {
         mbuf.received(self.len);
         let place = mbuf.data_mut();
-        if self.frame.len() <= 64 {
+        if self.frame.len() <= HEAD {
             copy_ends::<32>(&self.frame, place);
         } else {
-            let blocks = self.frame.as_chunks::<64>().0;
-            place.as_chunks_mut::<64>().0.iter_mut().zip(blocks).for_each(|(to, from)| *to = *from);
-            copy_ends::<64>(&self.frame, place);
+            let blocks = self.frame.as_chunks::<HEAD>().0;
+            place.as_chunks_mut::<HEAD>().0.iter_mut().zip(blocks).for_each(|(to, from)| *to = *from);
+            copy_ends::<HEAD>(&self.frame, place);
         }
+    }
+
+    /// [`Template::copy`] with another head: one of [`Template::heads`].
+    #[inline(always)]
+    pub(super) fn copy_with(&self, head: &[u8; HEAD], mbuf: &mut Mbuf) {
+        if let Some(head) = head.get(..self.frame.len()) {
+            mbuf.received(self.len);
+            copy_ends::<32>(head, mbuf.data_mut());
+            return;
+        }
+        self.copy(mbuf);
+        if let Some(place) = mbuf.data_mut().first_chunk_mut() {
+            *place = *head;
+        }
+    }
+
+    /// The first bytes of each flow's frames, with all that differs in them; none where something differs
+    /// behind.
+    pub(super) fn heads(&self, flows: Flows) -> Option<Box<[[u8; HEAD]]>> {
+        if usize::from(self.patch.checksum) + 2 > HEAD {
+            return None;
+        }
+        let head = |flow| {
+            let mut frame = self.frame.to_vec();
+            self.patch(&mut frame, flows.vary, flow, None);
+            frame.resize(frame.len().max(HEAD), 0);
+            frame.first_chunk().copied().unwrap_or([0; HEAD])
+        };
+        Some((0..flows.count).map(head).collect())
     }
 
     /// Writes the fields of flow `n` over a copy of the template, and the probe where there is one.

@@ -263,7 +263,8 @@ impl Port for Igb {
             return Err(Error::State { bdf: self.device.bdf, what: "the port is started: stop it first" });
         }
         if !Arc::ptr_eq(pool.space(), self.function.iova_space()) {
-            let what = "give the port a pool of its own function's I/O address space (`function.iova_space()`)";
+            let what =
+                "give the port a pool of its own function's I/O address space (`function.iova_space()`)";
             return Err(Error::State { bdf: self.device.bdf, what });
         }
         self.device.present()?;

@@ -122,6 +122,17 @@ proptest! {
         prop_assert_eq!(generator.bytes(), u64::from(count) * 2 * u64::from(spec.len));
     }
 
+    /// Few flows' heads are made in advance, many flows' as they are sent: the same frames.
+    #[test]
+    fn frames_made_in_advance_are_those_made_one_by_one(spec in specs()) {
+        let vary = Vary::SRC_IP.with(Vary::DST_PORT);
+        let made = |count| {
+            let flows = Flows::new(count, vary).unwrap();
+            frames(&mut TxGenerator::new(std::slice::from_ref(&spec), flows, None).unwrap(), 100)
+        };
+        prop_assert_eq!(made(MADE_IN_ADVANCE), made(MADE_IN_ADVANCE + 1));
+    }
+
     #[test]
     fn a_constant_frame_is_the_template(spec in specs()) {
         let mut generator = TxGenerator::new(std::slice::from_ref(&spec), Flows::ONE, None).unwrap();
