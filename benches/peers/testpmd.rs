@@ -24,9 +24,16 @@ pub enum Device<'a> {
     Pci(&'a str),
 }
 
-/// Arguments behind the EAL's: the same buffers and topology everywhere.
-pub const APPLICATION: &[&str] =
-    &["--", "-i", "--nb-cores=1", "--total-num-mbufs=8192", "--port-topology=loop", "--forward-mode=io"];
+/// Arguments behind the EAL's: buffers and topology, and an RX ring as long as ours.
+pub const APPLICATION: &[&str] = &[
+    "--",
+    "-i",
+    "--nb-cores=1",
+    "--total-num-mbufs=8192",
+    "--port-topology=loop",
+    "--forward-mode=io",
+    "--rxd=1024",
+];
 
 impl Testpmd {
     /// Starts it on `device` with its worker on `core`.

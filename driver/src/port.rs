@@ -124,7 +124,7 @@ impl Default for PortConfig {
     fn default() -> Self {
         Self {
             queues: 1,
-            rx_depth: 512,
+            rx_depth: 1024,
             tx_depth: 512,
             mtu: 1500,
             rss: RssConfig::default(),

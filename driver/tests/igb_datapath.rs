@@ -234,7 +234,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
 
 #[test]
 fn the_sctp_checksum_is_filled_in() {
-    let mut b = Bench::start(&PortConfig::default(), 1024);
+    let mut b = Bench::start(&PortConfig::default(), 2048);
     let (udp, _, offload) = checked(false, false, &[0x33; 104]);
     let mut given = udp;
     given[23] = 132;
@@ -250,7 +250,7 @@ fn the_sctp_checksum_is_filled_in() {
 
 #[test]
 fn checksums_of_received_frames_are_judged() {
-    let mut b = Bench::start(&PortConfig::default(), 1024);
+    let mut b = Bench::start(&PortConfig::default(), 2048);
     let (ip, l4) = (RxFlags::IP_CHECKSUM_GOOD, RxFlags::L4_CHECKSUM_GOOD);
     let judged = |b: &mut Bench, bytes: &[u8]| {
         b.wire.send(bytes).unwrap();
@@ -329,7 +329,7 @@ fn tcp_is_segmented() {
 #[test]
 fn vlan_tags_are_inserted_and_stripped() {
     let config = PortConfig { vlan: VlanConfig { strip: true, filter: None }, ..PortConfig::default() };
-    let mut b = Bench::start(&config, 1024);
+    let mut b = Bench::start(&config, 2048);
     let tag = TxOffload { flags: TxOffload::VLAN_INSERT, ..TxOffload::NONE };
     for vlan in [0x0001, 0xe123, 0x0fff] {
         let plain = frame(vlan, 200);
@@ -352,7 +352,7 @@ fn vlan_tags_are_inserted_and_stripped() {
 
 #[test]
 fn tags_stay_where_they_are_not_stripped() {
-    let mut b = Bench::start(&PortConfig::default(), 1024);
+    let mut b = Bench::start(&PortConfig::default(), 2048);
     let mut tagged = frame(9, 200);
     tagged.splice(12..12, [0x81, 0, 0, 5]);
     b.wire.send(&tagged).unwrap();

@@ -8,7 +8,7 @@ use becket::dataplane::{Mempool, PoolConfig};
 use becket::driver::{self, Link, MacAddr, Port, PortConfig, PortStatistics, QueuePair, loopback, null};
 use becket::pci::sysfs::Sysfs;
 use becket::pci::vfio::Vfio;
-use becket::pci::{IovaSpace, Sharing};
+use becket::pci::{IovaSpace, PageSize, Sharing};
 
 use crate::Failure;
 use crate::args::{Args, DeviceName};
@@ -57,6 +57,11 @@ impl Devices {
         }
         let space = vfio.as_ref().map_or_else(IovaSpace::software, |vfio| vfio.iova_space().clone());
         let pool = Mempool::new(&space, pool_config(args))?;
+        if vfio.is_some() && pool.page() == PageSize::Small4K {
+            eprintln!(
+                "no huge pages are free, so buffers have 4 KiB pages: `sysctl vm.nr_hugepages=64` is faster"
+            );
+        }
         Ok(Self { all, pool, _vfio: vfio })
     }
 

@@ -7,6 +7,7 @@ use becket::dataplane::capture::Captured;
 use becket::dataplane::generator::{Clock, Pacer, TxGenerator, Verifier};
 use becket::dataplane::{Burst, Counter, Drop, Mbuf, PoolCache, RxQueue, Task, TxQueue};
 use becket::driver::{Rx, Tx};
+use pnet_packet::ethernet::MutableEthernetPacket;
 
 use crate::args::Mode;
 
@@ -217,8 +218,10 @@ impl Lane {
 
 #[inline]
 fn swap_macs(mbuf: &mut Mbuf) {
-    if let Some(macs) = mbuf.data_mut().first_chunk_mut::<12>() {
-        macs.rotate_left(6);
+    if let Some(mut frame) = MutableEthernetPacket::new(mbuf.data_mut()) {
+        let (from, to) = (frame.get_source(), frame.get_destination());
+        frame.set_source(to);
+        frame.set_destination(from);
     }
 }
 

@@ -51,13 +51,17 @@ pub fn run(args: &Args) -> Result<Report, Failure> {
     }
     let names: Vec<_> = devices.all.iter().map(|device| device.name.clone()).collect();
     let mut progress = Progress::new(args, names, start.clone());
-    attend(args, &mut devices, &watched, &workers, &mut progress)?;
+    let attended = attend(args, &mut devices, &watched, &workers, &mut progress);
     let end = Moment::now(&watched);
     phase.drain();
     settle(args, &watched);
     let mut cores = workers.into_iter().map(Worker::stop).collect::<Result<Vec<_>, _>>()?;
     cores.iter_mut().for_each(Core::close);
-    finish(args, devices, cores, capture, &watched, (start, end))
+    let report = finish(args, devices, cores, capture, &watched, (start, end));
+    if let (Err(_), Ok(report)) = (&attended, &report) {
+        print!("{}", if args.json.is_some() { report.json() } else { report.text() });
+    }
+    attended.and(report)
 }
 
 /// A lane's queues: the ports they are of, the queue's number, and the ends.

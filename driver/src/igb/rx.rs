@@ -34,6 +34,9 @@ const DROP_ENABLE: u32 = 1 << 31;
 const THRESHOLDS: u32 = 8 | 8 << 8 | 1 << 16;
 /// SRRCTL counts buffer sizes in this many bytes, and takes up to 127 of them.
 const BUFFER_UNIT: u16 = 1024;
+/// Slots that may wait for the tail to be written. Few writes are worth more than a few slots: each crosses
+/// the bus, and in a virtual machine leaves it.
+const MOST_UNPOSTED: u32 = 256;
 /// How many slots ahead a buffer's description is fetched.
 const AHEAD: u32 = 2;
 
@@ -144,7 +147,7 @@ impl IgbRx {
             next: 0,
             gap: config.depth.into(),
             unposted: 0,
-            batch: (u32::from(config.depth) / 4).min(128),
+            batch: (u32::from(config.depth) / 4).min(MOST_UNPOSTED),
             unusual: DONE | END_OF_PACKET | RECEIVE_ERROR | unusual,
             vlan_bit: if config.strip_vlan { VLAN_PACKET } else { 0 },
             limit: u32::from(buffer_len).min(config.max_frame) as u16,

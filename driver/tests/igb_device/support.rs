@@ -39,7 +39,7 @@ impl Bench {
     pub fn open() -> Self {
         let machine = machine();
         let nic = Arc::new(Faulty::new(machine.function(0)));
-        let pool = Mempool::new(machine.iova_space(), PoolConfig { capacity: 4096, ..PoolConfig::default() });
+        let pool = Mempool::new(machine.iova_space(), PoolConfig { capacity: 6144, ..PoolConfig::default() });
         let port = Igb::open(nic.clone()).unwrap();
         Self { port, nic, wire: machine.wire(0), pool: pool.unwrap(), machine }
     }
