@@ -57,11 +57,13 @@ pub fn run(args: &Args) -> Result<Report, Failure> {
     settle(args, &watched);
     let mut cores = workers.into_iter().map(Worker::stop).collect::<Result<Vec<_>, _>>()?;
     cores.iter_mut().for_each(Core::close);
-    let report = finish(args, devices, cores, capture, &watched, (start, end));
-    if let (Err(_), Ok(report)) = (&attended, &report) {
+    let (report, stopped) = finish(args, devices, cores, capture, &watched, (start, end))?;
+    let ended = attended.and(stopped);
+    if ended.is_err() {
+        // The totals are worth having all the same, and tell what was lost.
         print!("{}", if args.json.is_some() { report.json() } else { report.text() });
     }
-    attended.and(report)
+    ended.map(|()| report)
 }
 
 /// A lane's queues: the ports they are of, the queue's number, and the ends.
@@ -263,10 +265,10 @@ fn finish(
     capture: Option<Running>,
     watched: &[Watched],
     (start, end): (Moment, Moment),
-) -> Result<Report, Failure> {
+) -> Result<(Report, Result<(), Failure>), Failure> {
     let hardware: Vec<_> =
         devices.all.iter_mut().map(|device| (device.name.clone(), device.statistics())).collect();
-    devices.stop()?;
+    let stopped = devices.stop();
     let seen = Seen::of(&cores);
     drop(cores);
     let captured: Option<CaptureSummary> = capture.map(Running::close).transpose()?;
@@ -279,7 +281,7 @@ fn finish(
         &[("free", pool.available() as u64), ("held", held)],
     );
     let buffers = buffers.and(held == 0);
-    Ok(Report::new(args, watched, (&start, &end), &hardware, seen, captured, buffers))
+    Ok((Report::new(args, watched, (&start, &end), &hardware, seen, captured, buffers), stopped))
 }
 
 #[cfg(test)]

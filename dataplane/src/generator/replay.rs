@@ -16,7 +16,7 @@ const LEAST: usize = 60;
 #[non_exhaustive]
 pub enum ReplayError {
     /// It cannot be read.
-    #[error("'{path}': {source}")]
+    #[error("'{path}': {source}: name a pcap or pcapng file that you may read")]
     File {
         /// The file.
         path: PathBuf,

@@ -12,6 +12,9 @@ use crate::{Link, Result};
 /// takes 8 ms at 10 Mb/s.
 const HANG: Duration = Duration::from_secs(1);
 
+/// A queue that hangs again so soon after it alone was restarted has a cause outside it.
+const RELAPSE: Duration = Duration::from_secs(10);
+
 /// What was last seen of one TX queue that has work.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
@@ -28,11 +31,13 @@ pub(super) struct HangWatch {
     queues: Vec<Option<Seen>>,
     /// A fault was told and nobody has recovered since.
     faulted: bool,
+    /// When queues alone were restarted last.
+    restarted: Option<Instant>,
 }
 
 impl HangWatch {
     pub(super) fn new(queues: u16) -> Self {
-        Self { queues: vec![None; queues.into()], faulted: false }
+        Self { queues: vec![None; queues.into()], faulted: false, restarted: None }
     }
 
     /// True once for each hang: the queue has work (`head` is not `tail`) and stands still.
@@ -60,6 +65,13 @@ impl HangWatch {
         (0..).zip(&self.queues).filter(|(_, seen)| told(seen)).map(|(queue, _)| queue).collect()
     }
 
+    /// True where restarting the queues that hang is worth trying: nothing else is wrong, and it was not
+    /// tried just now.
+    fn is_theirs(&self, now: Instant) -> bool {
+        let relapse = self.restarted.is_some_and(|at| now.saturating_duration_since(at) < RELAPSE);
+        !self.faulted && !relapse
+    }
+
     fn forget(&mut self) {
         self.queues.fill(None);
         self.faulted = false;
@@ -71,6 +83,8 @@ impl Igb {
     /// one that the device or PCI Express reports, or a queue that could not bring itself up.
     pub(super) fn take_faults(&mut self) -> bool {
         let Some(running) = &mut self.running else { return false };
+        // Its count first: what fires from here on has something new to tell.
+        running.vectors.misc.as_ref().map(pci::Interrupt::take);
         let causes = irq::take_causes(&self.device).unwrap_or(0);
         running.vectors.arm_misc(&self.device);
         let broken = running.gates().any(Gate::is_broken);
@@ -112,13 +126,15 @@ impl Igb {
             return Ok(());
         };
         let hung = running.watch.hung();
-        let alone = !hung.is_empty() && !running.watch.faulted;
+        let now = Instant::now();
+        let alone = !hung.is_empty() && running.watch.is_theirs(now);
         if alone
             && hung
                 .iter()
                 .all(|&queue| restart_queue(&self.device, &running.queues[usize::from(queue)].tx, queue))
         {
             running.watch.forget();
+            running.watch.restarted = Some(now);
             running.vectors.wake_all();
             return Ok(());
         }

@@ -164,6 +164,26 @@ fn a_hung_queue_is_told_once_and_restarted_alone() {
 }
 
 #[test]
+fn a_queue_that_hangs_again_at_once_costs_a_reset() {
+    let (mut bench, mut served) = Bench::started(&PortConfig { queues: 2, ..PortConfig::default() });
+    bench.port.events();
+    let before = resets(&bench);
+    for resets_so_far in [0, 1] {
+        bench.nic.stick(HEAD, u32::MAX, 0);
+        bench.nic.stick(TAIL, u32::MAX, 1);
+        until("the hang to be told", || bench.port.events() == [Event::TxHang { queue: 1 }]);
+        bench.nic.heal();
+        bench.port.recover().unwrap();
+        assert_eq!(resets(&bench), before + resets_so_far);
+        bench.wait_link(true);
+        // The queue comes up at its core's next turn.
+        assert!(served.send(1, &frame(BROADCAST, 2, 64)));
+        assert_eq!(bench.wire.recv(PATIENCE).unwrap(), Some(frame(BROADCAST, 2, 64)));
+        bench.port.events();
+    }
+}
+
+#[test]
 fn a_hung_queue_that_does_not_let_go_costs_a_reset() {
     let (mut bench, mut served) = Bench::started(&PortConfig { queues: 2, ..PortConfig::default() });
     bench.port.events();
