@@ -339,7 +339,7 @@ fn two_ports_flows_spread_over_queues_as_the_table_says() {
     let (pool, [first, second]) = (&bench.pool, &mut bench.stations);
     let table = (0..128u8).map(|bucket| bucket / 3 % 5).collect();
     let rss = RssConfig { table, ..RssConfig::default() };
-    let config = PortConfig { queues: 5, rss: rss.clone(), ..PortConfig::default() };
+    let config = PortConfig { queues: 5, rx_depth: 256, rss: rss.clone(), ..PortConfig::default() };
     let mut sender = Served { pairs: first.start(pool, &PortConfig::default()), cache: pool.cache() };
     let mut receiver = Served { pairs: second.start(pool, &config), cache: pool.cache() };
     let mut spread = [0; 5];
