@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use becket::pci::sysfs::Sysfs;
+
 use crate::testpmd::{Device, Testpmd};
 use crate::{Args, Case, Work, report};
 
@@ -54,7 +56,8 @@ pub fn boot(args: &Args) -> Result<()> {
 /// In the guest: all cases.
 pub fn measure(args: &Args, cases: &[Case], pktgen: &Path) -> Result<()> {
     for port in [PORT, OTHER] {
-        bind(port)?;
+        // The guest is thrown away: nothing is given back.
+        drop(Sysfs::default().bind_vfio(port.parse()?)?);
     }
     let slice = args.slice.unwrap_or(2000);
     let duration = Duration::from_millis(slice);
@@ -128,11 +131,4 @@ impl Drop for Sender {
         let _ = Command::new("kill").args(["-INT", &self.0.id().to_string()]).status();
         let _ = self.0.wait();
     }
-}
-
-/// The guest is thrown away: nothing is given back.
-fn bind(port: &str) -> Result<()> {
-    std::fs::write(format!("/sys/bus/pci/devices/{port}/driver_override"), "vfio-pci")?;
-    std::fs::write("/sys/bus/pci/drivers_probe", port)?;
-    Ok(())
 }

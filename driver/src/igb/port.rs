@@ -132,12 +132,16 @@ impl Igb {
         (0..).zip(&running.queues).map(pair).collect()
     }
 
-    fn bring_up(&mut self, config: &PortConfig, pool: &Mempool) -> Result<Vec<QueuePair>> {
+    fn bring_up(
+        &mut self,
+        config: &PortConfig,
+        table: [u8; RSS_TABLE],
+        pool: &Mempool,
+    ) -> Result<Vec<QueuePair>> {
         if !self.pristine {
             init::reset(&self.device, self.model)?;
             self.medium.bring_up(&self.device, self.model.generation)?;
         }
-        let table = self.check(config)?;
         let wanted = if config.rx_interrupts { config.queues } else { 0 };
         let (vectors, interrupts) = Vectors::enable(&*self.function, &self.device, wanted)?;
         let gates = || QueueGates { rx: Arc::new(Gate::new()), tx: Arc::new(Gate::new()) };
@@ -268,8 +272,8 @@ impl Port for Igb {
             return Err(Error::State { bdf: self.device.bdf, what });
         }
         self.device.present()?;
-        self.check(config)?;
-        let started = self.bring_up(config, pool);
+        let table = self.check(config)?;
+        let started = self.bring_up(config, table, pool);
         if started.is_err() {
             let _ = self.halt();
             let _ = self.function.disable_interrupts();
